@@ -1,0 +1,49 @@
+import PQueue from 'p-queue'
+import { resourceExhausted } from '../errors/cri-error.ts'
+
+export interface BoundedQueueOptions {
+  /** What waits here, for the error and the metrics. */
+  readonly name: string
+  /** How many run at once. */
+  readonly concurrency: number
+  /** How many may wait beside those that run; one more is refused with RESOURCE_EXHAUSTED. */
+  readonly maxWaiting: number
+}
+
+/** A p-queue that refuses instead of growing without end. */
+export class BoundedQueue {
+  readonly name: string
+  readonly #queue: PQueue
+  readonly #maxWaiting: number
+
+  constructor(options: BoundedQueueOptions) {
+    this.name = options.name
+    this.#queue = new PQueue({ concurrency: options.concurrency })
+    this.#maxWaiting = options.maxWaiting
+  }
+
+  /** Runs `work` when it is its turn. An abort while it waits rejects with the signal's reason and takes it out of the queue. */
+  async add<T>(work: () => Promise<T>, options: { readonly signal?: AbortSignal | undefined; readonly priority?: number } = {}): Promise<T> {
+    if (this.#queue.size >= this.#maxWaiting) {
+      throw resourceExhausted(`${this.name}: ${this.#queue.pending} run and ${this.#queue.size} wait already, which is the limit; try again later`)
+    }
+    options.signal?.throwIfAborted()
+    return this.#queue.add(work, {
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+      ...(options.priority === undefined ? {} : { priority: options.priority }),
+    })
+  }
+
+  get running(): number {
+    return this.#queue.pending
+  }
+
+  get waiting(): number {
+    return this.#queue.size
+  }
+
+  /** Resolves when nothing runs or waits any more. */
+  async idle(): Promise<void> {
+    await this.#queue.onIdle()
+  }
+}
