@@ -1,0 +1,184 @@
+import * as grpc from '@grpc/grpc-js'
+import { Code, CriError } from '../errors/cri-error.ts'
+import type { Services } from '../generated/containerd.ts'
+import type { Init } from '../generated/int64.ts'
+import { containerdProtos, serviceDefinition } from '../generated/protos.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { Metrics } from '../observability/metrics.ts'
+
+export type ServiceName = keyof Services
+export type MethodName<S extends ServiceName> = keyof Services[S] & string
+type Shape<S extends ServiceName, M extends MethodName<S>> = Services[S][M] extends { request: infer Q; response: infer R } ? { request: Q; response: R } : never
+export type RequestOf<S extends ServiceName, M extends MethodName<S>> = Shape<S, M>['request']
+export type ResponseOf<S extends ServiceName, M extends MethodName<S>> = Shape<S, M>['response']
+
+export interface CallOptions {
+  /** How long the call may take, in milliseconds. Default: 120,000. */
+  readonly timeoutMs?: number
+  /** The lease that what the call creates belongs to, so that garbage collection leaves it alone. Default: none. */
+  readonly lease?: string | undefined
+}
+
+export interface ContainerdClientOptions {
+  /** `unix:///run/containerd/containerd.sock` */
+  readonly address: string
+  /** The containerd namespace of every call. Default: `k8s.io`. */
+  readonly namespace?: string
+  readonly metrics: Metrics
+}
+
+const defaultTimeoutMs = 120_000
+
+/** Large lists and manifests go through; content travels in pieces of 1 to 4 MiB. */
+const channelOptions: grpc.ChannelOptions = {
+  'grpc.max_receive_message_length': 256 * 1024 * 1024,
+  'grpc.max_send_message_length': 64 * 1024 * 1024,
+  'grpc.use_local_subchannel_pool': 1,
+  'grpc.initial_reconnect_backoff_ms': 100,
+  'grpc.min_reconnect_backoff_ms': 100,
+  'grpc.max_reconnect_backoff_ms': 1000,
+}
+
+/** The status codes of a containerd answer that mean the same in ours; anything else is INTERNAL. */
+const passedOn = new Set<number>(Object.values(Code))
+
+/**
+ * Calls to containerd's gRPC API, typed by service and method. Failures are CriErrors that carry containerd's own status code and
+ * say which call on what failed.
+ */
+export class ContainerdClient {
+  readonly address: string
+  readonly namespace: string
+  readonly #control: grpc.Client
+  /** Content travels on a connection of its own, so that a pull's flow control never delays a task call. */
+  readonly #bulk: grpc.Client
+  readonly #metrics: Metrics
+  readonly #definitions = new Map<ServiceName, grpc.ServiceDefinition>()
+
+  constructor(options: ContainerdClientOptions) {
+    this.address = options.address
+    this.namespace = options.namespace ?? 'k8s.io'
+    this.#metrics = options.metrics
+    this.#control = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
+    this.#bulk = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
+  }
+
+  #definition(service: ServiceName, method: string): grpc.MethodDefinition<unknown, unknown> {
+    let methods = this.#definitions.get(service)
+    if (methods === undefined) {
+      methods = serviceDefinition(containerdProtos(), service) as unknown as grpc.ServiceDefinition
+      this.#definitions.set(service, methods)
+    }
+    const found = methods[method]
+    if (found === undefined) throw new TypeError(`no method ${service}.${method} in the wire contracts`)
+    return found as grpc.MethodDefinition<unknown, unknown>
+  }
+
+  #metadata(options: CallOptions | undefined): grpc.Metadata {
+    const metadata = new grpc.Metadata()
+    metadata.set('containerd-namespace', this.namespace)
+    if (options?.lease !== undefined) metadata.set('containerd-lease', options.lease)
+    return metadata
+  }
+
+  /** One request, one answer. `about` names the thing for the error message. */
+  async call<S extends ServiceName, M extends MethodName<S>>(
+    ctx: Ctx, service: S, method: M, request: Init<RequestOf<S, M>>, about: string, options?: CallOptions,
+  ): Promise<ResponseOf<S, M>> {
+    ctx.signal.throwIfAborted()
+    const definition = this.#definition(service, method)
+    const name = shortName(service, method)
+    const timeoutMs = options?.timeoutMs ?? defaultTimeoutMs
+    const started = performance.now()
+    const { promise, resolve, reject } = Promise.withResolvers<ResponseOf<S, M>>()
+    const call = this.#control.makeUnaryRequest(
+      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options),
+      { deadline: Date.now() + timeoutMs },
+      (error, response) => {
+        ctx.signal.removeEventListener('abort', cancel)
+        const seconds = (performance.now() - started) / 1000
+        this.#metrics.containerdSeconds.observe({ method: name, code: error === null ? 'OK' : grpc.status[error.code] ?? String(error.code) }, seconds)
+        if (ctx.log.isLevelEnabled('debug')) ctx.log.debug({ containerd: name, about, ms: Math.round(seconds * 10_000) / 10, code: error?.code ?? 0 }, 'containerd call')
+        if (error === null) resolve(response)
+        else if (ctx.signal.aborted && error.code === grpc.status.CANCELLED) reject(ctx.signal.reason)
+        else reject(this.#translate(error, name, about, timeoutMs))
+      },
+    )
+    const cancel = (): void => call.cancel()
+    ctx.signal.addEventListener('abort', cancel, { once: true })
+    return promise
+  }
+
+  /** One request, a stream of answers. Leaving the loop early cancels the call. No deadline unless one is given: an event stream lives long. */
+  async *serverStream<S extends ServiceName, M extends MethodName<S>>(
+    ctx: Ctx, service: S, method: M, request: Init<RequestOf<S, M>>, about: string, options?: CallOptions,
+  ): AsyncGenerator<ResponseOf<S, M>, void, undefined> {
+    ctx.signal.throwIfAborted()
+    const definition = this.#definition(service, method)
+    const name = shortName(service, method)
+    const bulk = service === 'containerd.services.content.v1.Content'
+    const call = (bulk ? this.#bulk : this.#control).makeServerStreamRequest(
+      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options),
+      options?.timeoutMs === undefined ? {} : { deadline: Date.now() + options.timeoutMs },
+    )
+    const cancel = (): void => call.cancel()
+    ctx.signal.addEventListener('abort', cancel, { once: true })
+    try {
+      for await (const message of call) yield message as ResponseOf<S, M>
+    } catch (error) {
+      if (ctx.signal.aborted) throw ctx.signal.reason
+      throw this.#translate(error, name, about, options?.timeoutMs)
+    } finally {
+      ctx.signal.removeEventListener('abort', cancel)
+      call.cancel()
+    }
+  }
+
+  /** A stream both ways (Content.Write). The caller ends or cancels it; errors arrive untranslated, `translate` is for them. */
+  duplex<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options?: CallOptions): grpc.ClientDuplexStream<Init<RequestOf<S, M>>, ResponseOf<S, M>> {
+    const definition = this.#definition(service, method)
+    return this.#bulk.makeBidiStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, this.#metadata(options), {})
+  }
+
+  /** A thrown gRPC failure as a CriError. */
+  translate(error: unknown, service: ServiceName, method: string, about: string): CriError {
+    return this.#translate(error, shortName(service, method), about, undefined)
+  }
+
+  #translate(error: unknown, name: string, about: string, timeoutMs: number | undefined): CriError {
+    if (error instanceof CriError) return error
+    if (!isServiceError(error)) return CriError.from(error, `containerd ${name} (${about})`)
+    if (error.code === grpc.status.UNAVAILABLE) {
+      return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${error.details}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
+    }
+    if (error.code === grpc.status.DEADLINE_EXCEEDED && timeoutMs !== undefined) {
+      return new CriError(Code.DEADLINE_EXCEEDED, `containerd ${name} (${about}) gave no answer within ${timeoutMs / 1000} s`, { reason: 'ContainerdTimeout', cause: error })
+    }
+    const code = passedOn.has(error.code) && error.code !== grpc.status.UNKNOWN ? error.code as Code : Code.INTERNAL
+    return new CriError(code, `containerd ${name} (${about}): ${error.details}`, { cause: error })
+  }
+
+  /** Resolves when containerd accepts connections; DEADLINE_EXCEEDED as UNAVAILABLE when it does not in time. */
+  async waitForReady(timeoutMs: number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    this.#control.waitForReady(Date.now() + timeoutMs, (error) => {
+      if (error === undefined) resolve()
+      else reject(new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} within ${timeoutMs / 1000} s: is it running?`, { reason: 'ContainerdUnavailable', cause: error }))
+    })
+    return promise
+  }
+
+  close(): void {
+    this.#control.close()
+    this.#bulk.close()
+  }
+}
+
+function isServiceError(error: unknown): error is grpc.ServiceError {
+  return error instanceof Error && 'code' in error && typeof error.code === 'number' && 'details' in error
+}
+
+/** `containerd.services.tasks.v1.Tasks` + `Create` → `Tasks.Create` */
+function shortName(service: string, method: string): string {
+  return `${service.slice(service.lastIndexOf('.') + 1)}.${method}`
+}

@@ -1,0 +1,41 @@
+import { ContainerdClient, type ContainerdClientOptions } from './client.ts'
+import { ContainersService } from './containers.ts'
+import { ContentService } from './content.ts'
+import { DiffService } from './diff.ts'
+import { EventsService } from './events.ts'
+import { ImagesService } from './images.ts'
+import { IntrospectionService } from './introspection.ts'
+import { LeasesService } from './leases.ts'
+import { SnapshotsService } from './snapshots.ts'
+import { TasksService } from './tasks.ts'
+
+/** One connection to containerd and its services. */
+export class Containerd {
+  readonly client: ContainerdClient
+  readonly containers: ContainersService
+  readonly content: ContentService
+  readonly diff: DiffService
+  readonly events: EventsService
+  readonly images: ImagesService
+  readonly introspection: IntrospectionService
+  readonly leases: LeasesService
+  readonly snapshots: SnapshotsService
+  readonly tasks: TasksService
+
+  constructor(options: ContainerdClientOptions) {
+    this.client = new ContainerdClient(options)
+    this.containers = new ContainersService(this.client)
+    this.content = new ContentService(this.client)
+    this.diff = new DiffService(this.client)
+    this.events = new EventsService(this.client)
+    this.images = new ImagesService(this.client)
+    this.introspection = new IntrospectionService(this.client)
+    this.leases = new LeasesService(this.client)
+    this.snapshots = new SnapshotsService(this.client)
+    this.tasks = new TasksService(this.client)
+  }
+
+  close(): void {
+    this.client.close()
+  }
+}

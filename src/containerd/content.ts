@@ -1,0 +1,228 @@
+import type * as grpc from '@grpc/grpc-js'
+import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
+import { content_WriteAction, type content_Info, type content_Status, type content_WriteContentRequest, type content_WriteContentResponse } from '../generated/containerd.ts'
+import type { Init } from '../generated/int64.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { ContainerdClient } from './client.ts'
+
+export type ContentInfo = content_Info
+export type IngestStatus = content_Status
+
+const service = 'containerd.services.content.v1.Content'
+
+export interface WriteOptions {
+  /** Names the ingest: one writer at a time, and an interrupted one goes on where it was. */
+  readonly ref: string
+  readonly digest: string
+  readonly sizeBytes: number
+  readonly lease: string
+}
+
+/** containerd's content store: blobs by digest. */
+export class ContentService {
+  readonly #client: ContainerdClient
+
+  constructor(client: ContainerdClient) {
+    this.#client = client
+  }
+
+  /** Undefined when the blob is not there. */
+  async info(ctx: Ctx, digest: string): Promise<ContentInfo | undefined> {
+    try {
+      return (await this.#client.call(ctx, service, 'Info', { digest }, `content ${digest}`)).info ?? undefined
+    } catch (error) {
+      if (isNotFound(error)) return undefined
+      throw error
+    }
+  }
+
+  /** Replaces the labels that are given and leaves the others. */
+  async setLabels(ctx: Ctx, digest: string, labels: Readonly<Record<string, string>>): Promise<void> {
+    const paths = Object.keys(labels).map((key) => `labels.${key}`)
+    if (paths.length === 0) return
+    await this.#client.call(ctx, service, 'Update', { info: { digest, labels }, update_mask: { paths } }, `content ${digest}`)
+  }
+
+  /** A whole small blob (manifest, config). INVALID_ARGUMENT when it is larger than `maxBytes`; NOT_FOUND when it is not there. */
+  async read(ctx: Ctx, digest: string, maxBytes: number): Promise<Buffer> {
+    const chunks: Buffer[] = []
+    let length = 0
+    for await (const message of this.#client.serverStream(ctx, service, 'Read', { digest, offset: '0', size: '0' }, `content ${digest}`, { timeoutMs: 60_000 })) {
+      length += message.data.length
+      if (length > maxBytes) throw new CriError(Code.INVALID_ARGUMENT, `content ${digest} is larger than ${maxBytes} bytes, which no manifest or config should be`)
+      chunks.push(message.data)
+    }
+    return Buffer.concat(chunks)
+  }
+
+  /** Idempotent. */
+  async delete(ctx: Ctx, digest: string): Promise<void> {
+    try {
+      await this.#client.call(ctx, service, 'Delete', { digest }, `content ${digest}`)
+    } catch (error) {
+      if (!isNotFound(error)) throw error
+    }
+  }
+
+  /** The unfinished ingests whose ref matches `filters`. */
+  async statuses(ctx: Ctx, filters: readonly string[] = []): Promise<IngestStatus[]> {
+    return (await this.#client.call(ctx, service, 'ListStatuses', { filters }, 'ingests')).statuses
+  }
+
+  /** Throws an unfinished ingest away. Idempotent. */
+  async abort(ctx: Ctx, ref: string): Promise<void> {
+    try {
+      await this.#client.call(ctx, service, 'Abort', { ref }, `ingest ${ref}`)
+    } catch (error) {
+      if (!isNotFound(error)) throw error
+    }
+  }
+
+  /** Opens an ingest, at the offset where an interrupted one stopped. Undefined when the blob is there already. */
+  async openWriter(ctx: Ctx, options: WriteOptions): Promise<ContentWriter | undefined> {
+    const writer = new ContentWriter(this.#client, ctx, options)
+    try {
+      await writer.open()
+      return writer
+    } catch (error) {
+      writer.close()
+      if (isAlreadyExists(error)) return undefined
+      throw error
+    }
+  }
+}
+
+/** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
+const maxUnansweredBytes = 8 * 1024 * 1024
+/** Content.Write costs a fixed amount of work per message: small reads are gathered to this size. */
+const messageBytes = 1024 * 1024
+
+/** One ingest. Write in order, then commit; `close` in any case. What was written stays for a later writer of the same ref. */
+export class ContentWriter {
+  readonly #ctx: Ctx
+  readonly #options: WriteOptions
+  readonly #call: grpc.ClientDuplexStream<Init<content_WriteContentRequest>, content_WriteContentResponse>
+  readonly #onAbort: () => void
+  #gathered: Uint8Array[] = []
+  #gatheredBytes = 0
+  #sent = 0
+  #answered = 0
+  #failure: Error | undefined
+  #closed = false
+  #waiters: { readonly ready: () => boolean; readonly resolve: () => void; readonly reject: (error: unknown) => void }[] = []
+  #lastAnswer: content_WriteContentResponse | undefined
+
+  constructor(client: ContainerdClient, ctx: Ctx, options: WriteOptions) {
+    this.#ctx = ctx
+    this.#options = options
+    this.#call = client.duplex(service, 'Write', { lease: options.lease })
+    this.#call.on('data', (answer: content_WriteContentResponse) => {
+      this.#lastAnswer = answer
+      this.#answered = Number(answer.offset)
+      this.#settle()
+    })
+    this.#call.on('error', (error) => this.#fail(client.translate(this.#ctx.signal.aborted ? this.#ctx.signal.reason : error, service, 'Write', options.digest)))
+    this.#call.on('end', () => this.#fail(new CriError(Code.UNAVAILABLE, `containerd ended the write of ${options.digest} early`)))
+    this.#onAbort = () => this.#call.cancel()
+    ctx.signal.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  /** Bytes in the ingest so far, those gathered but not sent included. */
+  get offsetBytes(): number {
+    return this.#sent + this.#gatheredBytes
+  }
+
+  async open(): Promise<void> {
+    this.#ctx.signal.throwIfAborted()
+    this.#call.write({ action: content_WriteAction.STAT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest })
+    await this.#until(() => this.#lastAnswer !== undefined)
+    this.#sent = this.#answered
+  }
+
+  /** Takes the next bytes. Resolves when more may come. */
+  async write(chunk: Uint8Array): Promise<void> {
+    this.#gathered.push(chunk)
+    this.#gatheredBytes += chunk.length
+    if (this.#gatheredBytes >= messageBytes) await this.#flush()
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#gatheredBytes > 0) {
+      const data = this.#gathered.length === 1 && this.#gathered[0] !== undefined ? this.#gathered[0] : Buffer.concat(this.#gathered)
+      this.#gathered = []
+      this.#gatheredBytes = 0
+      // One message must stay below containerd's receive limit whatever size the caller hands over.
+      for (let at = 0; at < data.length; at += 4 * messageBytes) {
+        const part = data.subarray(at, at + 4 * messageBytes)
+        this.#send({ action: content_WriteAction.WRITE, ref: this.#options.ref, offset: String(this.#sent), data: part })
+        this.#sent += part.length
+        await this.#until(() => this.#sent - this.#answered <= maxUnansweredBytes)
+      }
+    }
+  }
+
+  /** Drops what was written and begins anew: for an ingest whose earlier bytes turned out to be wrong. */
+  async truncate(): Promise<void> {
+    this.#gathered = []
+    this.#gatheredBytes = 0
+    await this.#until(() => this.#answered === this.#sent)
+    this.#lastAnswer = undefined
+    this.#send({ action: content_WriteAction.WRITE, ref: this.#options.ref, offset: '0', data: Buffer.alloc(0) })
+    await this.#until(() => this.#lastAnswer !== undefined)
+    this.#sent = 0
+    this.#answered = 0
+  }
+
+  /** Finishes the blob: containerd compares size and digest. FAILED_PRECONDITION when they differ. Fine when somebody else committed it meanwhile. */
+  async commit(labels: Readonly<Record<string, string>>): Promise<void> {
+    await this.#flush()
+    await this.#until(() => this.#answered === this.#sent)
+    this.#lastAnswer = undefined
+    this.#send({
+      action: content_WriteAction.COMMIT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest, offset: String(this.#sent), labels,
+    })
+    try {
+      await this.#until(() => this.#lastAnswer !== undefined)
+    } catch (error) {
+      if (!isAlreadyExists(error)) throw error
+    }
+  }
+
+  /** Ends the stream; idempotent. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#ctx.signal.removeEventListener('abort', this.#onAbort)
+    this.#gathered = []
+    this.#call.end()
+    this.#call.cancel()
+    this.#call.on('error', () => undefined)
+  }
+
+  #send(message: Init<content_WriteContentRequest>): void {
+    if (this.#failure !== undefined) throw this.#failure
+    this.#call.write(message)
+  }
+
+  async #until(ready: () => boolean): Promise<void> {
+    if (ready()) return
+    if (this.#failure !== undefined) throw this.#failure
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    this.#waiters.push({ ready, resolve, reject })
+    return promise
+  }
+
+  #settle(): void {
+    this.#waiters = this.#waiters.filter((waiter) => {
+      if (!waiter.ready()) return true
+      waiter.resolve()
+      return false
+    })
+  }
+
+  #fail(error: Error): void {
+    if (this.#closed) return
+    this.#failure ??= error
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(this.#failure)
+  }
+}
