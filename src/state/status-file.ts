@@ -1,0 +1,115 @@
+import { mkdir, open, readFile, rename } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { errnoOf } from '../errors/cri-error.ts'
+import type { ContainerStatus } from './records.ts'
+
+/**
+ * Where this service keeps the little that containerd forgets, and what has to be undone after a crash:
+ * `<root>/sandboxes/<id>/`, `<root>/containers/<id>/`; mounts and FIFOs are under the state directory, which a reboot empties.
+ */
+export class Layout {
+  readonly root: string
+  readonly state: string
+
+  constructor(root: string, state: string) {
+    this.root = root
+    this.state = state
+  }
+
+  sandboxesDir(): string {
+    return join(this.root, 'sandboxes')
+  }
+
+  sandboxDir(id: string): string {
+    return join(this.root, 'sandboxes', id)
+  }
+
+  /** The pod's /dev/shm is mounted here. */
+  sandboxShm(id: string): string {
+    return join(this.state, 'sandboxes', id, 'shm')
+  }
+
+  sandboxStateDir(id: string): string {
+    return join(this.state, 'sandboxes', id)
+  }
+
+  containersDir(): string {
+    return join(this.root, 'containers')
+  }
+
+  containerDir(id: string): string {
+    return join(this.root, 'containers', id)
+  }
+
+  /** FIFOs of a container's init and of execs in it. */
+  containerIoDir(id: string): string {
+    return join(this.state, 'containers', id, 'io')
+  }
+
+  containerStateDir(id: string): string {
+    return join(this.state, 'containers', id)
+  }
+}
+
+/** Replaces a JSON file in one step: a reader, or a restart after a crash, sees the old one or the new one. */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`
+  let file
+  try {
+    file = await open(temporary, 'w', 0o600)
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+    file = await open(temporary, 'w', 0o600)
+  }
+  try {
+    await file.writeFile(JSON.stringify(value))
+  } finally {
+    await file.close()
+  }
+  await rename(temporary, path)
+}
+
+/** Undefined when the file is missing, empty or not JSON (a power cut may leave that: what it said is then asked of containerd). */
+export async function readJson(path: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || error instanceof SyntaxError) return undefined
+    throw error
+  }
+}
+
+const containerStates = new Set(['created', 'running', 'exited', 'unknown'])
+
+export function encodeStatus(status: ContainerStatus, oomKilled: boolean): unknown {
+  return {
+    version: 'v1', ...status, oomKilled,
+    createdAt: String(status.createdAt), startedAt: String(status.startedAt), finishedAt: String(status.finishedAt),
+  }
+}
+
+/** Undefined for anything that is not a status of ours. */
+export function decodeStatus(value: unknown): { readonly status: ContainerStatus; readonly oomKilled: boolean } | undefined {
+  if (value === null || typeof value !== 'object') return undefined
+  const fields = value as Readonly<Record<string, unknown>>
+  const { state, pid, exitCode, reason, message } = fields
+  if (fields['version'] !== 'v1' || typeof state !== 'string' || !containerStates.has(state)) return undefined
+  return {
+    oomKilled: fields['oomKilled'] === true,
+    status: {
+      state: state as ContainerStatus['state'],
+      pid: typeof pid === 'number' ? pid : 0,
+      exitCode: typeof exitCode === 'number' ? exitCode : 0,
+      reason: typeof reason === 'string' ? reason : '',
+      message: typeof message === 'string' ? message : '',
+      createdAt: nanoseconds(fields['createdAt']),
+      startedAt: nanoseconds(fields['startedAt']),
+      finishedAt: nanoseconds(fields['finishedAt']),
+    },
+  }
+}
+
+function nanoseconds(value: unknown): bigint {
+  return typeof value === 'string' && /^\d{1,20}$/.test(value) ? BigInt(value) : 0n
+}
