@@ -1,0 +1,21 @@
+import type { CriError } from '../errors/cri-error.ts'
+import type { HandlerTable, Method } from './handlers.ts'
+
+/**
+ * Says whether an RPC may run now: undefined lets it through, an error (UNAVAILABLE while starting or while containerd is away)
+ * is the answer. Version and Status are never asked for: they are how a client finds out what is wrong.
+ */
+export type Gate = (method: Method) => CriError | undefined
+
+/** The whole service behind the endpoint, as the composition root wires it. */
+export interface Service {
+  readonly handlers: HandlerTable
+  readonly gate: Gate
+  /**
+   * Resolves when the stores are loaded and the gate is open. Waits for a containerd that is away as long as it takes; rejects
+   * only for what waiting does not cure. The endpoint listens before it is called.
+   */
+  start(): Promise<void>
+  /** Ends everything that `start` and the handlers left running; pods go on. Called once no RPC runs any more. */
+  close(): Promise<void>
+}

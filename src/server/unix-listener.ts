@@ -1,0 +1,121 @@
+import { type Stats, chmodSync, lstatSync } from 'node:fs'
+import { link, lstat, mkdir, rename, unlink } from 'node:fs/promises'
+import { type Server, connect } from 'node:net'
+import { dirname } from 'node:path'
+import { CriError, Code, errnoOf, failedPrecondition, messageOf } from '../errors/cri-error.ts'
+import { socketOwner } from './socket-owner.ts'
+
+/** How long a listener may take to accept our question whether it is there, in milliseconds. */
+const probeTimeoutMs = 2000
+
+/** Whether somebody accepts connections on a unix socket. One that is there but does not answer in time counts as alive. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = connect(path)
+    const timer = setTimeout(() => done(true), probeTimeoutMs)
+    const done = (alive: boolean): void => {
+      clearTimeout(timer)
+      probe.destroy()
+      resolve(alive)
+    }
+    probe.once('connect', () => done(true))
+    probe.once('error', (error) => {
+      const errno = errnoOf(error)
+      if (errno === 'ECONNREFUSED' || errno === 'ENOENT') done(false)
+      // The queue of connections is full: whoever it is, is busy.
+      else if (errno === 'EAGAIN') done(true)
+      else {
+        clearTimeout(timer)
+        reject(new CriError(Code.INTERNAL, `cannot find out whether anybody listens on ${path}: ${error.message}`, { cause: error }))
+      }
+    })
+  })
+}
+
+async function stat(path: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+async function inUse(path: string): Promise<CriError> {
+  const owner = await socketOwner(path)
+  const who = owner === undefined ? 'another process' : `process ${owner.pid} (${owner.command})`
+  return failedPrecondition(`${path}: ${who} listens there already; stop it, or choose another socket with --listen`)
+}
+
+/**
+ * Removes a socket that a dead process left. Two services that start at the same moment both find it dead, so it is moved aside and asked
+ * once more before it is removed: if the other was quicker, what we moved is its new socket, and goes back.
+ */
+async function removeStale(path: string): Promise<void> {
+  const found = await stat(path)
+  if (found === undefined) return
+  if (!found.isSocket()) {
+    throw failedPrecondition(`${path} is there already and is not a socket; remove it if nobody needs it, or choose another socket with --listen`)
+  }
+  if (await answers(path)) throw await inUse(path)
+  const aside = `${path}.${process.pid.toString(36)}`
+  try {
+    await rename(path, aside)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return
+    throw error
+  }
+  try {
+    if (await answers(aside)) {
+      await link(aside, path)
+      throw await inUse(path)
+    }
+  } finally {
+    await unlink(aside)
+  }
+}
+
+async function prepareDirectory(directory: string): Promise<void> {
+  const found = await stat(directory)
+  if (found === undefined) {
+    await mkdir(dirname(directory), { recursive: true })
+    await mkdir(directory, { mode: 0o700 }).catch((error: unknown) => {
+      if (errnoOf(error) !== 'EEXIST') throw error
+    })
+  }
+}
+
+/** Binds with a umask that leaves the socket to its owner: there is no moment at which somebody else could connect. */
+function bindPrivately(server: Server, path: string): void {
+  const before = process.umask(0o177)
+  try {
+    server.listen({ path })
+  } finally {
+    process.umask(before)
+  }
+}
+
+/**
+ * Listens on a unix socket of mode 0600, in a directory that is created with mode 0700 if it is missing. A socket on which nobody
+ * answers is replaced; FAILED_PRECONDITION if somebody does, or if the path is something else than a socket. The main thread only
+ * (a worker has no umask).
+ */
+export async function listenOnUnixSocket(server: Server, path: string): Promise<void> {
+  try {
+    await prepareDirectory(dirname(path))
+    await removeStale(path)
+    const listening = Promise.withResolvers<void>()
+    server.once('error', listening.reject)
+    server.once('listening', listening.resolve)
+    bindPrivately(server, path)
+    await listening.promise
+    server.removeListener('error', listening.reject)
+    // A directory with a default ACL overrides the umask.
+    if ((lstatSync(path).mode & 0o777) !== 0o600) chmodSync(path, 0o600)
+  } catch (error) {
+    if (error instanceof CriError) throw error
+    if (errnoOf(error) === 'EADDRINUSE') throw await inUse(path)
+    const remedy = { EACCES: '; run as root, or choose another socket with --listen', EPERM: '; run as root, or choose another socket with --listen', EROFS: '; the file system is read-only, choose another socket with --listen' }[errnoOf(error) ?? ''] ?? ''
+    throw failedPrecondition(`cannot listen on ${path}: ${messageOf(error)}${remedy}`, { cause: error })
+  }
+}
