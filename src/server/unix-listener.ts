@@ -8,6 +8,13 @@ import { socketOwner } from './socket-owner.ts'
 /** How long a listener may take to accept our question whether it is there, in milliseconds. */
 const probeTimeoutMs = 2000
 
+const remedies: Readonly<Record<string, string>> = {
+  EACCES: 'run as root',
+  EPERM: 'run as root',
+  EROFS: 'the file system is read-only',
+  ENOSPC: 'make room on the file system',
+}
+
 /** Whether somebody accepts connections on a unix socket. One that is there but does not answer in time counts as alive. */
 function answers(path: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
@@ -41,23 +48,23 @@ async function stat(path: string): Promise<Stats | undefined> {
   }
 }
 
-async function inUse(path: string): Promise<CriError> {
+async function inUse(path: string, setting: string): Promise<CriError> {
   const owner = await socketOwner(path)
   const who = owner === undefined ? 'another process' : `process ${owner.pid} (${owner.command})`
-  return failedPrecondition(`${path}: ${who} listens there already; stop it, or choose another socket with --listen`)
+  return failedPrecondition(`${path}: ${who} listens there already; stop it, or choose another socket with ${setting}`)
 }
 
 /**
  * Removes a socket that a dead process left. Two services that start at the same moment both find it dead, so it is moved aside and asked
  * once more before it is removed: if the other was quicker, what we moved is its new socket, and goes back.
  */
-async function removeStale(path: string): Promise<void> {
+async function removeStale(path: string, setting: string): Promise<void> {
   const found = await stat(path)
   if (found === undefined) return
   if (!found.isSocket()) {
-    throw failedPrecondition(`${path} is there already and is not a socket; remove it if nobody needs it, or choose another socket with --listen`)
+    throw failedPrecondition(`${path} is there already and is not a socket; remove it if nobody needs it, or choose another socket with ${setting}`)
   }
-  if (await answers(path)) throw await inUse(path)
+  if (await answers(path)) throw await inUse(path, setting)
   const aside = `${path}.${process.pid.toString(36)}`
   try {
     await rename(path, aside)
@@ -68,7 +75,7 @@ async function removeStale(path: string): Promise<void> {
   try {
     if (await answers(aside)) {
       await link(aside, path)
-      throw await inUse(path)
+      throw await inUse(path, setting)
     }
   } finally {
     await unlink(aside)
@@ -98,12 +105,12 @@ function bindPrivately(server: Server, path: string): void {
 /**
  * Listens on a unix socket of mode 0600, in a directory that is created with mode 0700 if it is missing. A socket on which nobody
  * answers is replaced; FAILED_PRECONDITION if somebody does, or if the path is something else than a socket. The main thread only
- * (a worker has no umask).
+ * (a worker has no umask). `setting` is what the remedy in a message names.
  */
-export async function listenOnUnixSocket(server: Server, path: string): Promise<void> {
+export async function listenOnUnixSocket(server: Server, path: string, setting = '--listen'): Promise<void> {
   try {
     await prepareDirectory(dirname(path))
-    await removeStale(path)
+    await removeStale(path, setting)
     const listening = Promise.withResolvers<void>()
     server.once('error', listening.reject)
     server.once('listening', listening.resolve)
@@ -114,8 +121,8 @@ export async function listenOnUnixSocket(server: Server, path: string): Promise<
     if ((lstatSync(path).mode & 0o777) !== 0o600) chmodSync(path, 0o600)
   } catch (error) {
     if (error instanceof CriError) throw error
-    if (errnoOf(error) === 'EADDRINUSE') throw await inUse(path)
-    const remedy = { EACCES: '; run as root, or choose another socket with --listen', EPERM: '; run as root, or choose another socket with --listen', EROFS: '; the file system is read-only, choose another socket with --listen' }[errnoOf(error) ?? ''] ?? ''
-    throw failedPrecondition(`cannot listen on ${path}: ${messageOf(error)}${remedy}`, { cause: error })
+    if (errnoOf(error) === 'EADDRINUSE') throw await inUse(path, setting)
+    const remedy = remedies[errnoOf(error) ?? '']
+    throw failedPrecondition(`cannot listen on ${path}: ${messageOf(error)}${remedy === undefined ? '' : `; ${remedy}, or choose another socket with ${setting}`}`, { cause: error })
   }
 }
