@@ -1,0 +1,203 @@
+import type { IncomingMessage } from 'node:http'
+import { abortable } from '../concurrency/keyed-mutex.ts'
+import type { Logger } from '../observability/logger.ts'
+import { discardBody, readBody } from './body-reader.ts'
+import { type Challenge, parseChallenges } from './challenge.ts'
+import { type Credential, fingerprint } from './credentials.ts'
+import { failureOfError, HostFailure } from './failures.ts'
+import type { RegistryHost } from './registry-host.ts'
+import type { Transport } from './transport.ts'
+
+interface Token {
+  readonly value: string
+  readonly expiresAtMs: number
+}
+
+/** Who asks whom for what. */
+export interface AuthScope {
+  readonly host: RegistryHost
+  readonly repository: string
+  readonly credential: Credential
+  readonly signal: AbortSignal
+  readonly log: Logger
+}
+
+const maxTokens = 1000
+const maxAnswerBytes = 1024 * 1024
+const tokenTimeoutMs = 60_000
+/** The token specification's lifetime when the service names none, and the least that it may name. */
+const defaultLifetimeMs = 60_000
+
+/**
+ * Answers a registry's challenges: Basic, and Bearer through a token service (the distribution project's token and oauth2
+ * specifications). Tokens are kept per host, repository and credential until shortly before they expire.
+ */
+export class Authorizer {
+  readonly #transport: Transport
+  readonly #idleTimeoutMs: number
+  readonly #tokens = new Map<string, Token>()
+  readonly #asking = new Map<string, Promise<Token>>()
+  readonly #closing = new AbortController()
+
+  constructor(transport: Transport, idleTimeoutMs: number) {
+    this.#transport = transport
+    this.#idleTimeoutMs = idleTimeoutMs
+  }
+
+  /** The Authorization header that worked before for the same thing, undefined when the registry has to be asked what it wants. */
+  known(scope: AuthScope): string | undefined {
+    if (scope.credential.kind === 'registry') return `Bearer ${scope.credential.token}`
+    const token = this.#tokens.get(keyOf(scope))
+    return token !== undefined && token.expiresAtMs > Date.now() ? token.value : undefined
+  }
+
+  /**
+   * The Authorization header that answers a 401. `sent` is what that request carried; a token of ours that was refused is not used
+   * again. Throws a HostFailure saying why there is no answer.
+   */
+  async answer(response: IncomingMessage, sent: string | undefined, scope: AuthScope): Promise<string> {
+    const key = keyOf(scope)
+    const current = this.#tokens.get(key)
+    if (current !== undefined && current.value === sent) this.#tokens.delete(key)
+    // Somebody else has a newer one by now.
+    else if (current !== undefined && current.expiresAtMs > Date.now()) return current.value
+    const token = await abortable(this.#ask(key, response, scope), scope.signal)
+    return token.value
+  }
+
+  /** Token requests under way fail. */
+  close(): void {
+    this.#closing.abort(new HostFailure('unreachable', 'the service is shutting down'))
+    this.#tokens.clear()
+  }
+
+  /** One question for all that want the same token at once; it does not end with the one that happened to ask first. */
+  #ask(key: string, response: IncomingMessage, scope: AuthScope): Promise<Token> {
+    const asking = this.#asking.get(key)
+    if (asking !== undefined) return asking
+    const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(tokenTimeoutMs)])
+    const challenges = parseChallenges(response.headersDistinct['www-authenticate'] ?? [])
+    const started = this.#obtain(challenges, { ...scope, signal }).then((token) => {
+      this.#keep(key, token)
+      return token
+    }).finally(() => this.#asking.delete(key))
+    this.#asking.set(key, started)
+    return started
+  }
+
+  async #obtain(challenges: readonly Challenge[], scope: AuthScope): Promise<Token> {
+    const { credential } = scope
+    const bearer = challenges.find((challenge) => challenge.scheme === 'bearer')
+    if (bearer !== undefined && credential.kind !== 'registry') return this.#bearerToken(bearer, scope)
+    const basic = challenges.find((challenge) => challenge.scheme === 'basic')
+    if (basic !== undefined && credential.kind === 'password') {
+      return { value: basicHeader(credential.username, credential.password), expiresAtMs: Number.POSITIVE_INFINITY }
+    }
+    if (credential.kind === 'registry') throw new HostFailure('unauthenticated', 'the registry token was refused')
+    if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? 'needs a user name and password, and none is given' : 'takes a user name and password, not an identity token')
+    throw new HostFailure('unauthenticated', `401 unauthorized, without a challenge that is understood${challenges.length === 0 ? '' : ` (${challenges.map(({ scheme }) => scheme.slice(0, 20)).join(', ')})`}`)
+  }
+
+  async #bearerToken(challenge: Challenge, scope: AuthScope): Promise<Token> {
+    const realm = realmOf(challenge, scope)
+    const service = challenge.parameters['service'] ?? ''
+    const wanted = challenge.parameters['scope'] ?? ''
+    const scopes = wanted === '' ? [`repository:${scope.repository}:pull`] : wanted.split(' ').filter((part) => part !== '')
+    const { credential } = scope
+    if (credential.kind === 'identity') {
+      return this.#post(realm, { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: credential.token }, scope)
+    }
+    const url = new URL(realm)
+    if (service !== '') url.searchParams.set('service', service)
+    for (const part of scopes) url.searchParams.append('scope', part)
+    const authorization = credential.kind === 'password' ? basicHeader(credential.username, credential.password) : undefined
+    const response = await this.#send(url, { method: 'GET', authorization }, scope)
+    // A token service that knows only the oauth2 way.
+    if (credential.kind === 'password' && (response.statusCode === 404 || response.statusCode === 405)) {
+      discardBody(response)
+      const form = { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password', username: credential.username, password: credential.password }
+      return this.#post(realm, form, scope)
+    }
+    return this.#readToken(response, realm, scope)
+  }
+
+  async #post(realm: URL, form: Readonly<Record<string, string>>, scope: AuthScope): Promise<Token> {
+    return this.#readToken(await this.#send(realm, { method: 'POST', body: new URLSearchParams(form).toString() }, scope), realm, scope)
+  }
+
+  async #send(url: URL, what: { readonly method: 'GET' | 'POST'; readonly authorization?: string | undefined; readonly body?: string }, scope: AuthScope): Promise<IncomingMessage> {
+    try {
+      const answer = await this.#transport.send(scope.host, {
+        ...what, url, believed: true, signal: scope.signal, log: scope.log,
+        headers: { accept: 'application/json', ...(what.body === undefined ? {} : { 'content-type': 'application/x-www-form-urlencoded; charset=utf-8' }) },
+      })
+      return answer.response
+    } catch (error) {
+      throw atService(url, failureOfError(error, scope.host))
+    }
+  }
+
+  async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope): Promise<Token> {
+    const status = response.statusCode ?? 0
+    if (status < 200 || status > 299) {
+      discardBody(response)
+      throw refused(status, realm, scope)
+    }
+    let body: unknown
+    try {
+      body = JSON.parse((await readBody(response, maxAnswerBytes, this.#idleTimeoutMs)).toString('utf8'))
+    } catch (error) {
+      throw error instanceof SyntaxError ? atService(realm, new HostFailure('server', 'its answer is not JSON')) : atService(realm, failureOfError(error, scope.host))
+    }
+    const { token, access_token: access, expires_in: expires } = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
+    const value = typeof token === 'string' && token !== '' ? token : access
+    if (typeof value !== 'string' || value === '' || /[^\x21-\x7e]/.test(value)) throw atService(realm, new HostFailure('server', 'its answer has no token'))
+    const lifetimeMs = Math.max(typeof expires === 'number' && expires > 0 ? expires * 1000 : 0, defaultLifetimeMs)
+    // A token is not used in its last tenth, nor in its last ten seconds: it has to live until the request arrives.
+    return { value: `Bearer ${value}`, expiresAtMs: Date.now() + lifetimeMs - Math.max(lifetimeMs / 10, 10_000) }
+  }
+
+  #keep(key: string, token: Token): void {
+    this.#tokens.delete(key)
+    this.#tokens.set(key, token)
+    const oldest = this.#tokens.keys().next().value
+    if (this.#tokens.size > maxTokens && oldest !== undefined) this.#tokens.delete(oldest)
+  }
+}
+
+function keyOf(scope: AuthScope): string {
+  return `${scope.host.url} ${scope.repository} ${fingerprint(scope.credential)}`
+}
+
+function basicHeader(username: string, password: string): string {
+  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
+}
+
+function realmOf(challenge: Challenge, scope: AuthScope): URL {
+  const realm = challenge.parameters['realm']
+  const url = realm !== undefined && URL.canParse(realm) ? new URL(realm) : undefined
+  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
+    throw new HostFailure('server', 'its 401 names no token service (realm)')
+  }
+  url.username = ''
+  url.password = ''
+  // What hosts.toml adds as headers is sent there too, as containerd does: it often is the credential.
+  const secret = scope.credential.kind !== 'none' || Object.keys(scope.host.headers).some((name) => /auth|token|key|cookie/i.test(name))
+  if (secret && url.protocol === 'http:' && scope.host.protocol === 'https') {
+    throw new HostFailure('server', `its token service ${url.host} is plain HTTP: credentials are not sent there`)
+  }
+  return url
+}
+
+function refused(status: number, realm: URL, scope: AuthScope): HostFailure {
+  if (status === 401 || status === 403 || (status === 400 && scope.credential.kind !== 'none')) {
+    const text = scope.credential.kind === 'none' ? 'gives no token without credentials' : 'refused the credentials'
+    return atService(realm, new HostFailure(status === 403 ? 'denied' : 'unauthenticated', `${text} (${status})`))
+  }
+  return atService(realm, new HostFailure(status === 429 ? 'limited' : 'server', `answered ${status}`, { transient: status === 429 || status >= 500 }))
+}
+
+function atService(realm: URL, failure: HostFailure): HostFailure {
+  const wait = failure.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }
+  return new HostFailure(failure.kind, `token service ${realm.host}: ${failure.message}`, { transient: failure.transient, cause: failure, ...wait })
+}

@@ -1,0 +1,120 @@
+import type { IncomingMessage } from 'node:http'
+import { HostFailure } from './failures.ts'
+
+/**
+ * Reads a response's body in large pieces: while one piece is being written, the next one is collected. Nothing is lost when the
+ * connection breaks: what had arrived is handed out before the error.
+ */
+export class BodyReader {
+  readonly #response: IncomingMessage
+  readonly #pieceBytes: number
+  readonly #idleTimeoutMs: number
+  #chunks: Buffer[] = []
+  #collected = 0
+  #ended = false
+  #error: Error | undefined
+  #wake: (() => void) | undefined
+
+  /** `idleTimeoutMs`: how long nothing may arrive while somebody waits for it. */
+  constructor(response: IncomingMessage, pieceBytes: number, idleTimeoutMs: number) {
+    this.#response = response
+    this.#pieceBytes = pieceBytes
+    this.#idleTimeoutMs = idleTimeoutMs
+    response.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk)
+      this.#collected += chunk.length
+      if (this.#collected >= 2 * pieceBytes) response.pause()
+      this.#wake?.()
+    })
+    response.once('end', () => {
+      this.#ended = true
+      this.#wake?.()
+    })
+    response.on('error', (error: Error) => this.#fail(error))
+    response.once('close', () => {
+      if (!this.#ended) this.#fail(new HostFailure('unreachable', 'connection broken off', { transient: true }))
+    })
+  }
+
+  /** The next piece, undefined at the end. Smaller than `pieceBytes` only when it is the last one, or the last one before an error. */
+  async next(): Promise<Buffer | undefined> {
+    while (this.#collected < this.#pieceBytes && !this.#ended && this.#error === undefined) await this.#more()
+    if (this.#collected > 0) return this.#take()
+    if (this.#error !== undefined) throw this.#error
+    return undefined
+  }
+
+  /** Ends the connection unless the body was read to its end. */
+  close(): void {
+    if (!this.#ended) this.#response.destroy()
+  }
+
+  #take(): Buffer {
+    const [first] = this.#chunks
+    const piece = this.#chunks.length === 1 && first !== undefined ? first : Buffer.concat(this.#chunks, this.#collected)
+    this.#chunks = []
+    this.#collected = 0
+    if (this.#response.isPaused()) this.#response.resume()
+    return piece
+  }
+
+  async #more(): Promise<void> {
+    const before = this.#collected
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(() => {
+        this.#fail(new HostFailure('unreachable', `nothing arrived for ${this.#idleTimeoutMs / 1000} s`, { transient: true }))
+        this.#response.destroy()
+      }, this.#idleTimeoutMs)
+      this.#wake = () => {
+        if (this.#ended || this.#error !== undefined || this.#collected >= this.#pieceBytes) {
+          clearTimeout(timer)
+          this.#wake = undefined
+          resolve()
+        } else if (this.#collected > before) {
+          timer.refresh()
+        }
+      }
+    })
+  }
+
+  #fail(error: Error): void {
+    this.#error ??= error
+    this.#wake?.()
+  }
+}
+
+/** A whole body of at most `maxBytes`. Throws a HostFailure of kind `content` when there is more. */
+export async function readBody(response: IncomingMessage, maxBytes: number, idleTimeoutMs: number): Promise<Buffer> {
+  const tooLarge = (): HostFailure => new HostFailure('content', `its answer is larger than ${maxBytes} bytes`)
+  if (Number(response.headers['content-length'] ?? 0) > maxBytes) {
+    response.on('error', () => {})
+    response.destroy()
+    throw tooLarge()
+  }
+  const reader = new BodyReader(response, Math.min(maxBytes + 1, 64 * 1024), idleTimeoutMs)
+  const pieces: Buffer[] = []
+  let size = 0
+  try {
+    for (let piece = await reader.next(); piece !== undefined; piece = await reader.next()) {
+      pieces.push(piece)
+      size += piece.length
+      if (size > maxBytes) throw tooLarge()
+    }
+    return Buffer.concat(pieces, size)
+  } finally {
+    reader.close()
+  }
+}
+
+/** Lets go of a body that nobody reads: a short one is drained so that the connection can be used again. */
+export function discardBody(response: IncomingMessage): void {
+  response.on('error', () => {})
+  const length = response.headers['content-length']
+  if (isHead(response) || (length !== undefined && Number(length) <= 64 * 1024)) response.resume()
+  else response.destroy()
+}
+
+/** A HEAD's answer names the length of a body that it does not have. Node keeps the request at an answer, though its types do not say so. */
+function isHead(response: IncomingMessage & { readonly req?: { readonly method?: string } }): boolean {
+  return response.req?.method === 'HEAD'
+}

@@ -1,0 +1,138 @@
+import { Code, CriError, errnoOf, messageOf } from '../errors/cri-error.ts'
+import type { RegistryHost } from './registry-host.ts'
+
+/**
+ * Why one host did not serve a request. `missing`: 404. `unauthenticated`, `denied`: 401, 403. `limited`: 429. `unreachable`: no answer.
+ * `server`: any other status. `content`: an answer that is not what was asked for. `config`: cannot be asked as configured.
+ */
+export type FailureKind = 'missing' | 'unauthenticated' | 'denied' | 'limited' | 'unreachable' | 'server' | 'content' | 'config'
+
+export interface FailureOptions {
+  /** Asking the same host again may help. */
+  readonly transient?: boolean
+  /** The host asks to wait this long. */
+  readonly retryAfterMs?: number
+  readonly cause?: unknown
+}
+
+/** One host's failure. The message holds no URL query, credential or token; the host's name is added by whoever reports it. */
+export class HostFailure extends Error {
+  override readonly name = 'HostFailure'
+  readonly kind: FailureKind
+  readonly transient: boolean
+  readonly retryAfterMs: number | undefined
+
+  constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.kind = kind
+    this.transient = options.transient ?? false
+    this.retryAfterMs = options.retryAfterMs
+  }
+}
+
+export interface FailedHost {
+  readonly host: RegistryHost
+  readonly failure: HostFailure
+}
+
+const codeOfKind: Readonly<Record<FailureKind, Code>> = {
+  missing: Code.NOT_FOUND,
+  unauthenticated: Code.UNAUTHENTICATED,
+  denied: Code.PERMISSION_DENIED,
+  limited: Code.RESOURCE_EXHAUSTED,
+  unreachable: Code.UNAVAILABLE,
+  server: Code.UNAVAILABLE,
+  content: Code.DATA_LOSS,
+  config: Code.FAILED_PRECONDITION,
+}
+
+/**
+ * The one error for a request that no host served: every host with its own reason. The registry's own word on whether the image is
+ * there and may be read outweighs what mirrors say; a host that could not be asked means UNAVAILABLE, since it might have the image.
+ */
+export function allFailed(what: string, failed: readonly FailedHost[]): CriError {
+  const kind = decisiveKind(failed)
+  const reasons = failed.map(({ host, failure }) => `${host.host}: ${failure.message}`)
+  const unique = [...new Set(reasons)]
+  const remedy = kind === 'unauthenticated' || kind === 'denied' ? ' (check the imagePullSecrets of the pod)' : ''
+  return new CriError(codeOfKind[kind], `${what}: ${unique.join('; ')}${remedy}`, { reason: kind.toUpperCase(), cause: failed.at(-1)?.failure })
+}
+
+function decisiveKind(failed: readonly FailedHost[]): FailureKind {
+  const own = failed.findLast(({ host }) => host.ownRegistry)?.failure.kind
+  if (own === 'missing' || own === 'unauthenticated' || own === 'denied' || own === 'limited') return own
+  const kinds = failed.map(({ failure }) => failure.kind)
+  const order: readonly FailureKind[] = ['denied', 'unauthenticated', 'limited', 'unreachable', 'server', 'content', 'config']
+  return order.find((kind) => kinds.includes(kind)) ?? 'missing'
+}
+
+/** The failure that a status says, with what the registry wrote about it. */
+export function failureOfStatus(status: number, detail: string, retryAfter: string | undefined): HostFailure {
+  const text = `${status} ${statusText[status] ?? 'unexpected answer'}${detail === '' ? '' : ` (${detail})`}`
+  if (status === 404) return new HostFailure('missing', text)
+  if (status === 401) return new HostFailure('unauthenticated', text)
+  if (status === 403) return new HostFailure('denied', text)
+  const seconds = retryAfter !== undefined && /^\d{1,6}$/.test(retryAfter) ? Number(retryAfter) : undefined
+  const wait = seconds === undefined ? {} : { retryAfterMs: seconds * 1000 }
+  if (status === 429) return new HostFailure('limited', text, { transient: true, ...wait })
+  return new HostFailure('server', text, { transient: [408, 500, 502, 503, 504].includes(status), ...wait })
+}
+
+/** The failure of a request that got no answer, or whose answer broke off. */
+export function failureOfError(error: unknown, host: RegistryHost): HostFailure {
+  if (error instanceof HostFailure) return error
+  const errno = errnoOf(error) ?? innerErrno(error)
+  const known = errno === undefined ? undefined : unreachable[errno]
+  if (known !== undefined) return new HostFailure('unreachable', known.text, { transient: known.transient, cause: error })
+  if (errno !== undefined && certificateErrors.test(errno)) {
+    const remedy = host.source.endsWith('hosts.toml') ? `name its authority with ca in ${host.source}` : 'name its authority in a hosts.toml'
+    const text = errno === 'CERT_HAS_EXPIRED' ? 'its certificate has expired' : errno === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'its certificate is for another host name' : `its certificate is not trusted: ${remedy}`
+    return new HostFailure('unreachable', text, { cause: error })
+  }
+  if (errno?.startsWith('ERR_SSL_') === true || errno === 'EPROTO') {
+    const plain = /wrong version number|packet length too long|http request/i.test(messageOf(error))
+    const text = plain ? 'it does not speak TLS: write http:// for it in the hosts.toml' : `TLS failed (${errno.toLowerCase().replace(/^err_ssl_/, '').replaceAll('_', ' ')})`
+    return new HostFailure('unreachable', text, { cause: error })
+  }
+  if (errno?.startsWith('HPE_') === true) return new HostFailure('unreachable', `it does not answer in HTTP (${errno})`, { cause: error })
+  if (errno === 'ERR_PROXY_TUNNEL') return new HostFailure('unreachable', 'the HTTP proxy refused the connection', { cause: error })
+  return new HostFailure('unreachable', errno ?? safeText(messageOf(error)), { cause: error })
+}
+
+/** Whether TLS failed because the other side does not speak it. */
+export function isNotTls(error: unknown): boolean {
+  const errno = errnoOf(error) ?? ''
+  if (errno === 'EPROTO' || errno.startsWith('ERR_SSL_')) return /wrong version number|packet length too long|http request/i.test(messageOf(error))
+  return errno === 'ECONNRESET' && messageOf(error).includes('before secure TLS connection')
+}
+
+/** Text that somebody else wrote, fit for an error: one line, short, URLs without their query. */
+export function safeText(text: string, maxLength = 160): string {
+  // eslint-disable-next-line no-control-regex
+  const clean = text.replace(/[\x00-\x1f\x7f\u2028\u2029]+/g, ' ').replace(/\/\/[^/@\s]*@/g, '//').replace(/\?[^\s"']+/g, '').replace(/\b(bearer|basic) +[\w.~+/=-]{8,}/gi, '$1 …').trim()
+  return clean.length > maxLength ? `${clean.slice(0, maxLength)}…` : clean
+}
+
+function innerErrno(error: unknown): string | undefined {
+  if (!(error instanceof AggregateError)) return undefined
+  return error.errors.map(errnoOf).find((errno) => errno !== undefined)
+}
+
+const certificateErrors = /CERT|SELF_SIGNED|UNABLE_TO_|HOSTNAME_MISMATCH/
+
+const unreachable: Readonly<Record<string, { readonly text: string; readonly transient: boolean } | undefined>> = {
+  ECONNREFUSED: { text: 'connection refused', transient: false },
+  ENOTFOUND: { text: 'host name not found', transient: false },
+  EAI_AGAIN: { text: 'host name not found now (DNS does not answer)', transient: true },
+  EHOSTUNREACH: { text: 'no route to host', transient: false },
+  ENETUNREACH: { text: 'network unreachable', transient: false },
+  ETIMEDOUT: { text: 'connection timed out', transient: true },
+  ECONNRESET: { text: 'connection reset', transient: true },
+  ECONNABORTED: { text: 'connection broken off', transient: true },
+  EPIPE: { text: 'connection reset', transient: true },
+}
+
+const statusText: Readonly<Record<number, string | undefined>> = {
+  400: 'bad request', 401: 'unauthorized', 403: 'forbidden', 404: 'not found', 405: 'method not allowed', 406: 'not acceptable', 408: 'request timeout',
+  416: 'range not satisfiable', 429: 'too many requests', 500: 'internal server error', 502: 'bad gateway', 503: 'service unavailable', 504: 'gateway timeout',
+}

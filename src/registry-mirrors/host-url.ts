@@ -1,0 +1,67 @@
+import { isIP } from 'node:net'
+import { canonicalRegistry } from './image-ref.ts'
+import type { Protocol } from './registry-host.ts'
+
+/** Where requests go, out of what a person wrote. */
+export interface HostAddress {
+  readonly protocol: Protocol
+  /** Host name and port, in lower case, without credentials. */
+  readonly host: string
+  /** The path as written, without a slash at its end: empty when there is none. */
+  readonly path: string
+  readonly hasCredentials: boolean
+}
+
+/** Reads `https://host:port/path`, or the same without a scheme. A string says what is wrong. */
+export function parseHostUrl(text: string): HostAddress | string {
+  const written = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(text)?.[1]?.toLowerCase()
+  if (written !== undefined && written !== 'http' && written !== 'https') return `scheme "${written}" is not supported: use https:// or http://`
+  let url: URL
+  try {
+    url = new URL(written === undefined ? `https://${text}` : text)
+  } catch {
+    return `it is not a URL such as https://mirror.example`
+  }
+  if (url.hostname === '') return 'it has no host name'
+  const path = url.pathname.replace(/\/{2,}/g, '/').replace(/\/$/, '')
+  const authority = /^(?:[^/]*:\/\/)?([^/?#]*)/.exec(text)?.[1] ?? ''
+  // Not url.host, which drops a port that is the scheme's default: images are named with the port as written.
+  const host = authority.slice(authority.lastIndexOf('@') + 1).toLowerCase()
+  return { protocol: written ?? defaultProtocol(host), host, path, hasCredentials: authority.includes('@') }
+}
+
+/** Whether a host (with or without a port) is this machine: localhost, 127.0.0.0/8 or ::1. */
+export function isLoopback(host: string): boolean {
+  const name = hostName(host)
+  return name === 'localhost' || name === '::1' || (isIP(name) === 4 && name.startsWith('127.'))
+}
+
+/** The host name of `name:port`, without the brackets of an IPv6 address. */
+export function hostName(host: string): string {
+  const bracketed = /^\[([^\]]*)\]/.exec(host)?.[1]
+  return (bracketed ?? host.replace(/:\d+$/, '')).toLowerCase()
+}
+
+/** The port of `name:port`, undefined when none is written. */
+export function portOf(host: string): number | undefined {
+  const port = /:(\d+)$/.exec(host)?.[1]
+  return port === undefined || (host.includes('[') && !host.includes(']:')) ? undefined : Number(port)
+}
+
+/** Whether `host` is the registry that images named `registry/…` come from. */
+export function isOwnRegistry(registry: string, host: string): boolean {
+  return canonicalRegistry(registry.toLowerCase()) === canonicalRegistry(host)
+}
+
+/** How a registry is spoken to when nothing says so: HTTPS, and for this machine whichever of HTTPS and HTTP answers. */
+export function defaultProtocol(host: string): Protocol {
+  if (!isLoopback(host)) return 'https'
+  const port = portOf(host)
+  if (port === 80) return 'http'
+  return port === 443 ? 'https' : 'https-or-http'
+}
+
+/** The host that serves a registry's API: Docker Hub's is not called docker.io. */
+export function apiHost(registry: string): string {
+  return registry === 'docker.io' ? 'registry-1.docker.io' : registry.toLowerCase()
+}

@@ -1,0 +1,259 @@
+import path from 'node:path'
+import { parse, TomlDate, TomlError } from 'smol-toml'
+import { CriError, Code } from '../errors/cri-error.ts'
+import { parseDurationMs } from './duration.ts'
+import { type HostAddress, parseHostUrl } from './host-url.ts'
+import { type Capability, type Headers, type HostTls, allCapabilities } from './registry-host.ts'
+import { type TomlLine, tomlLines } from './toml-lines.ts'
+
+/** What can be said of one host, at the root of the file (for `server`) or under `[host."URL"]`. */
+export interface HostSettings {
+  readonly capabilities?: readonly Capability[]
+  /** Undefined: nothing is said about TLS. */
+  readonly tls?: HostTls
+  readonly headers: Headers
+  readonly overridePath: boolean
+  readonly dialTimeoutMs?: number
+}
+
+export interface HostEntry extends HostSettings {
+  readonly address: HostAddress
+  /** Where it stands in the file. */
+  readonly line: number
+}
+
+/** A hosts.toml, read and checked. */
+export interface HostsFile {
+  /** The path of the file. */
+  readonly file: string
+  /** In the order of the file. */
+  readonly hosts: readonly HostEntry[]
+  /** Absent when the registry itself is the fallback; the settings are its own then. */
+  readonly server?: HostEntry
+  readonly root: HostSettings
+  /** What is odd but not wrong: unknown keys, `server = "https://docker.io"`. Each begins with file and line. */
+  readonly warnings: readonly string[]
+}
+
+const hostKeys = ['capabilities', 'ca', 'client', 'skip_verify', 'header', 'override_path', 'dial_timeout']
+const rootKeys = ['server', 'host', ...hostKeys]
+/** Names of Docker Hub that serve no registry API. */
+const notRegistries = new Set(['docker.io', 'www.docker.io', 'hub.docker.com', 'docker.com'])
+
+type Table = Readonly<Record<string, unknown>>
+
+/** Reads the text of a hosts.toml. Throws FAILED_PRECONDITION naming file, line and remedy. */
+export function parseHostsFile(text: string, file: string): HostsFile {
+  let root: Table
+  try {
+    root = parse(text)
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error
+    const what = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
+    throw brokenFile(file, error.line, `not valid TOML: ${what}`)
+  }
+  return new Reader(file, tomlLines(text)).read(root)
+}
+
+/** The error for a host configuration that cannot be used. It concerns the pulls of that registry alone. */
+export function brokenFile(file: string, line: number | undefined, what: string, cause?: unknown): CriError {
+  const where = line === undefined ? file : `${file}:${line}`
+  return new CriError(Code.FAILED_PRECONDITION, `${where}: ${what}`, { reason: 'BROKEN_HOSTS_FILE', cause })
+}
+
+class Reader {
+  readonly #file: string
+  readonly #lines: readonly TomlLine[]
+  readonly #warnings: string[] = []
+
+  constructor(file: string, lines: readonly TomlLine[]) {
+    this.#file = file
+    this.#lines = lines
+  }
+
+  read(root: Table): HostsFile {
+    this.#warnUnknown(root, [], rootKeys)
+    const settings = this.#settings(root, [])
+    const hosts = this.#hostNames(root).map(([name, table]) => this.#host(name, table))
+    const server = this.#server(root, settings)
+    return { file: this.#file, hosts, root: settings, warnings: this.#warnings, ...(server === undefined ? {} : { server }) }
+  }
+
+  /** The hosts in the order in which the file first names them. */
+  #hostNames(root: Table): [string, Table][] {
+    const value = root['host']
+    if (value === undefined) return []
+    const table = this.#table(value, ['host'], 'hosts are written [host."https://mirror.example"]')
+    const inFile = this.#lines.filter((line) => line.path[0] === 'host' && line.path.length > 1).map((line) => line.path[1] ?? '')
+    const names = new Set([...inFile, ...Object.keys(table)])
+    return [...names].filter((name) => Object.hasOwn(table, name)).map((name) => {
+      const at = ['host', name]
+      return [name, this.#table(table[name], at, `"${clip(name)}" under [host] is not a table: hosts are written [host."https://mirror.example"]`)]
+    })
+  }
+
+  #host(name: string, table: Table): HostEntry {
+    const at = ['host', name]
+    this.#warnUnknown(table, at, hostKeys)
+    return { ...this.#settings(table, at), address: this.#address(name, at, `host "${clip(withoutSecrets(name))}"`), line: this.#line(at) ?? 1 }
+  }
+
+  #server(root: Table, settings: HostSettings): HostEntry | undefined {
+    const at = ['server']
+    const value = root['server']
+    if (value === undefined) return undefined
+    if (typeof value !== 'string') throw this.#bad(at, 'server must be a string such as "https://registry.example"')
+    if (value === '') return undefined
+    return { ...settings, address: this.#address(value, at, `server "${clip(withoutSecrets(value))}"`), line: this.#line(at) ?? 1 }
+  }
+
+  #address(text: string, at: readonly string[], what: string): HostAddress {
+    const address = parseHostUrl(text)
+    if (typeof address === 'string') throw this.#bad(at, `${what}: ${address}`)
+    if (address.hasCredentials) this.#warn(at, `${what}: the user name and password in the URL are not used; put them under registry.configs."${address.host}".auth`)
+    if (!notRegistries.has(address.host)) return address
+    this.#warn(at, `${what} serves no registry API; registry-1.docker.io is used instead: write https://registry-1.docker.io`)
+    return { ...address, host: 'registry-1.docker.io' }
+  }
+
+  #settings(table: Table, at: readonly string[]): HostSettings {
+    const capabilities = this.#capabilities(table['capabilities'], [...at, 'capabilities'])
+    const tls = this.#tls(table, at)
+    const dialTimeoutMs = this.#dialTimeout(table['dial_timeout'], [...at, 'dial_timeout'])
+    return {
+      headers: this.#headers(table['header'], [...at, 'header']),
+      overridePath: this.#boolean(table['override_path'], [...at, 'override_path']) ?? false,
+      ...(capabilities === undefined ? {} : { capabilities }),
+      ...(tls === undefined ? {} : { tls }),
+      ...(dialTimeoutMs === undefined ? {} : { dialTimeoutMs }),
+    }
+  }
+
+  #capabilities(value: unknown, at: readonly string[]): readonly Capability[] | undefined {
+    if (value === undefined) return undefined
+    const names = this.#strings(value, at, 'capabilities must be an array such as ["pull", "resolve"]')
+    if (names.length === 0) return undefined
+    return names.map((name) => {
+      const known = allCapabilities.find((capability) => capability === name.toLowerCase())
+      if (known === undefined) throw this.#bad(at, `unknown capability "${clip(name)}": use pull, resolve, push`)
+      return known
+    })
+  }
+
+  #tls(table: Table, at: readonly string[]): HostTls | undefined {
+    const { ca, client } = table
+    const skipVerify = this.#boolean(table['skip_verify'], [...at, 'skip_verify'])
+    if (ca === undefined && client === undefined && skipVerify === undefined) return undefined
+    const caFiles = ca === undefined ? [] : typeof ca === 'string' ? [ca] : this.#strings(ca, [...at, 'ca'], 'ca must be a path or an array of paths')
+    return {
+      caFiles: caFiles.map((name) => this.#path(name)),
+      clientPairs: this.#clientPairs(client, [...at, 'client']),
+      skipVerify: skipVerify ?? false,
+    }
+  }
+
+  #clientPairs(value: unknown, at: readonly string[]): HostTls['clientPairs'] {
+    const shape = 'client must be a path, an array of paths, or an array of ["cert", "key"] pairs'
+    if (value === undefined) return []
+    if (typeof value === 'string') return [{ certFile: this.#path(value) }]
+    if (!Array.isArray(value)) throw this.#bad(at, shape)
+    return value.map((item: unknown) => {
+      if (typeof item === 'string') return { certFile: this.#path(item) }
+      const [cert, key, ...more] = this.#strings(item, at, shape)
+      if (cert === undefined || key === undefined || more.length > 0) throw this.#bad(at, shape)
+      return key === '' ? { certFile: this.#path(cert) } : { certFile: this.#path(cert), keyFile: this.#path(key) }
+    })
+  }
+
+  #headers(value: unknown, at: readonly string[]): Headers {
+    if (value === undefined) return {}
+    const table = this.#table(value, at, 'header must be a table of strings or arrays of strings')
+    return Object.fromEntries(
+      Object.entries(table).map(([name, item]) => {
+        const here = [...at, name]
+        if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) throw this.#bad(here, `"${clip(name)}" is not a header name`)
+        const values = typeof item === 'string' ? [item] : this.#strings(item, here, `header "${name}" must be a string or an array of strings`)
+        // The value is not shown: headers carry credentials.
+        if (values.some((text) => /[^\t\x20-\x7e\x80-\xff]/.test(text))) throw this.#bad(here, `header "${name}" has a character that headers must not have`)
+        return [name, values]
+      }),
+    )
+  }
+
+  #dialTimeout(value: unknown, at: readonly string[]): number | undefined {
+    if (value === undefined || value === '') return undefined
+    const ms = typeof value === 'string' ? parseDurationMs(value) : undefined
+    if (ms === undefined) throw this.#bad(at, 'dial_timeout must be a duration in quotes such as "5s" or "500ms"')
+    if (ms < 0) throw this.#bad(at, 'dial_timeout must not be negative')
+    // To a Go dialer 0 means no limit of its own; ours stays bounded by the default.
+    return ms === 0 ? undefined : Math.min(Math.max(ms, 1), 2 ** 31 - 1)
+  }
+
+  #boolean(value: unknown, at: readonly string[]): boolean | undefined {
+    if (value === undefined || typeof value === 'boolean') return value
+    throw this.#bad(at, `${at.at(-1)} must be true or false, without quotes`)
+  }
+
+  #strings(value: unknown, at: readonly string[], shape: string): string[] {
+    if (!Array.isArray(value) || !value.every((item) => typeof item === 'string')) throw this.#bad(at, shape)
+    return value
+  }
+
+  #table(value: unknown, at: readonly string[], shape: string): Table {
+    if (typeof value !== 'object' || value === null || Array.isArray(value) || value instanceof TomlDate) throw this.#bad(at, shape)
+    return value as Table
+  }
+
+  #path(name: string): string {
+    return path.resolve(path.dirname(this.#file), name)
+  }
+
+  #warnUnknown(table: Table, at: readonly string[], known: readonly string[]): void {
+    for (const key of Object.keys(table)) {
+      if (known.includes(key)) continue
+      const likely = known.find((name) => distance(name, key.toLowerCase()) <= 2)
+      const belongs = at.length > 0 && key === 'server' ? 'it belongs above the first [host."…"] table' : undefined
+      const hint = belongs ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
+      this.#warn([...at, key], `unknown key "${clip(key)}" is ignored; ${hint}`)
+    }
+  }
+
+  #warn(at: readonly string[], what: string): void {
+    this.#warnings.push(`${this.#file}:${this.#line(at) ?? 1}: ${what}`)
+  }
+
+  #bad(at: readonly string[], what: string): CriError {
+    return brokenFile(this.#file, this.#line(at), what)
+  }
+
+  /** The line of a path, or of the nearest thing around it. */
+  #line(at: readonly string[]): number | undefined {
+    for (let length = at.length; length > 0; length--) {
+      const wanted = at.slice(0, length)
+      const found = this.#lines.find((line) => wanted.every((part, index) => line.path[index] === part))
+      if (found !== undefined) return found.line
+    }
+    return undefined
+  }
+}
+
+function withoutSecrets(url: string): string {
+  return url.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/, '')
+}
+
+function clip(text: string): string {
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text
+}
+
+/** Levenshtein distance. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j++) {
+      next.push(Math.min((row[j] ?? 0) + (a[i] === b[j] ? 0 : 1), (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}

@@ -1,0 +1,382 @@
+import type { IncomingMessage } from 'node:http'
+import { pause } from '../concurrency/deadline.ts'
+import { Code, CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { Logger } from '../observability/logger.ts'
+import { Authorizer } from './authorizer.ts'
+import { BlobStream, type OpenedBody } from './blob-stream.ts'
+import { discardBody, readBody } from './body-reader.ts'
+import { type Credential, credentialFor, type PullAuth } from './credentials.ts'
+import { digestOf, digestProblem, matchesDigest } from './digest.ts'
+import { allFailed, type FailedHost, failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
+import { FileCache } from './file-cache.ts'
+import { type HostsFile, parseHostsFile } from './hosts-file.ts'
+import type { ImageRef } from './image-ref.ts'
+import { acceptManifests, bareType, isManifestType, isSchema1Type, sniffManifestType } from './media-types.ts'
+import type { Capability, RegistryHost } from './registry-host.ts'
+import { resolveHosts } from './resolve-hosts.ts'
+import type { RegistrySettings } from './settings.ts'
+import { Transport } from './transport.ts'
+
+/** What a registry holds, by its digest. */
+export interface Descriptor {
+  readonly mediaType: string
+  readonly digest: string
+  readonly sizeBytes: number
+}
+
+export interface RegistryClientOptions extends RegistrySettings {
+  readonly log: Logger
+  /** `cri-shim/1.2.3` */
+  readonly userAgent: string
+  /** Proxy variables and SSL_CERT_FILE. Default: the process's environment. */
+  readonly env?: Readonly<Record<string, string | undefined>>
+  /** How long a host may take to begin its answer. Default: 30,000. */
+  readonly headerTimeoutMs?: number
+  /** How long a host may send nothing in the middle of an answer. Default: 60,000. */
+  readonly idleTimeoutMs?: number
+  /** The wait before a host is asked again, doubled each time. Default: 250. */
+  readonly retryDelayMs?: number
+}
+
+export interface OpenBlobOptions {
+  /** Where to begin, for a download that was interrupted. Default: 0. */
+  readonly offsetBytes?: number
+  readonly auth?: PullAuth
+  readonly signal: AbortSignal
+  /** Default: the client's own. */
+  readonly log?: Logger
+  /** URLs of hosts (as in `hosts` of an earlier attempt) not to ask, since what they sent did not match the digest. */
+  readonly avoid?: readonly string[]
+}
+
+export interface OpenedBlob {
+  /** The bytes from `offsetBytes` to the end, in pieces of up to a few MiB. Can be read once. Errors are CriErrors or the signal's reason. */
+  readonly stream: AsyncIterable<Buffer>
+  readonly offsetBytes: number
+  /** The host that serves now. */
+  readonly host: string
+  /** The URLs of all hosts that served a part so far, in order. */
+  readonly hosts: readonly string[]
+  /** Ends the connection. Not needed after the stream was read or left early. */
+  close(): void
+}
+
+interface Plan {
+  readonly ref: ImageRef
+  readonly hosts: readonly RegistryHost[]
+  readonly auth: PullAuth
+  readonly signal: AbortSignal
+  readonly log: Logger
+}
+
+interface Question {
+  readonly method: 'GET' | 'HEAD'
+  /** Below the repository: `manifests/latest`. */
+  readonly object: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly believed?: boolean
+}
+
+/** containerd rejects manifests above 4 MiB; some registries allow 8. */
+const maxManifestBytes = 8 * 1024 * 1024
+const maxErrorBytes = 64 * 1024
+const maxAttemptsAtLastHost = 3
+const maxRetryAfterMs = 5000
+
+/** Fetches images from registries and their mirrors: hosts in order, each request falling back to the next host. */
+export class RegistryClient {
+  readonly #options: RegistryClientOptions
+  readonly #transport: Transport
+  readonly #authorizer: Authorizer
+  readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes.toString('utf8'), file))
+  readonly #warned = new Set<string>()
+  readonly #idleTimeoutMs: number
+  readonly #retryDelayMs: number
+  readonly #closing = new AbortController()
+
+  constructor(options: RegistryClientOptions) {
+    this.#options = options
+    this.#idleTimeoutMs = options.idleTimeoutMs ?? 60_000
+    this.#retryDelayMs = options.retryDelayMs ?? 250
+    this.#transport = new Transport({
+      userAgent: options.userAgent, headers: options.headers, env: options.env ?? process.env, headerTimeoutMs: options.headerTimeoutMs ?? 30_000,
+    })
+    this.#authorizer = new Authorizer(this.#transport, this.#idleTimeoutMs)
+  }
+
+  /** The hosts that a registry's images are asked from, in order, with everything known about each. */
+  async hosts(registry: string): Promise<RegistryHost[]> {
+    return resolveHosts(registry, { settings: this.#options, files: this.#files, warn: (warning) => this.#warnOnce(warning) })
+  }
+
+  /** Which manifest or index a reference means. A tag is asked only from hosts that may resolve; a digest from all that may pull. */
+  async resolve(ref: ImageRef, auth: PullAuth, ctx: Ctx): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
+    const plan = await this.#plan(ref, auth, ctx)
+    const needed: readonly Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull']
+    return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host) => this.#resolveAt(host, plan))
+  }
+
+  /** The bytes of a manifest, an index or any small document under `manifests/`, verified by digest. */
+  async fetchManifest(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+    return this.#fetchSmall('manifests', ref, descriptor, auth, ctx)
+  }
+
+  /** The bytes of a small blob (an image's configuration), verified by digest. */
+  async fetchSmallBlob(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+    return this.#fetchSmall('blobs', ref, descriptor, auth, ctx)
+  }
+
+  /**
+   * Begins to fetch a blob. Resolves when a host has agreed to serve it. A connection that breaks is continued where it was, on the
+   * next host or again on the same one. The bytes are not verified here: whoever stores them knows their digest when all are there.
+   */
+  async openBlob(ref: ImageRef, descriptor: Descriptor, options: OpenBlobOptions): Promise<OpenedBlob> {
+    const offsetBytes = options.offsetBytes ?? 0
+    checkDescriptor(descriptor)
+    if (!Number.isSafeInteger(offsetBytes) || offsetBytes < 0 || offsetBytes > descriptor.sizeBytes) {
+      throw invalidArgument(`offset ${offsetBytes} is outside of the ${descriptor.sizeBytes} bytes of ${descriptor.digest}`)
+    }
+    const plan = await this.#plan(ref, options.auth, { signal: options.signal, log: options.log ?? this.#options.log })
+    const able = usable(plan, ['pull'])
+    const avoid = options.avoid ?? []
+    const hosts = able.filter((host) => !avoid.includes(host.url))
+    const what = `cannot fetch layer or configuration ${short(descriptor.digest)} of ${ref.name}`
+    if (hosts.length === 0 && able.length > 0) {
+      throw new CriError(Code.DATA_LOSS, `${what}: every host that has it sent wrong bytes (${able.map((host) => host.host).join(', ')})`, { reason: 'CONTENT' })
+    }
+    const open = (positionBytes: number, order: readonly RegistryHost[]): Promise<OpenedBody> =>
+      this.#firstOf(what, plan, order, (host) => this.#openAt(host, plan, descriptor, positionBytes))
+    const stream = new BlobStream({
+      what, hosts, open, sizeBytes: descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, idleTimeoutMs: this.#idleTimeoutMs, retryDelayMs: this.#retryDelayMs,
+    })
+    await stream.start()
+    return stream
+  }
+
+  /** Ends every connection and request; the client cannot be used any more. */
+  close(): void {
+    this.#closing.abort(new CriError(Code.UNAVAILABLE, 'the service is shutting down', { reason: 'SHUTDOWN' }))
+    this.#authorizer.close()
+    this.#transport.close()
+  }
+
+  async #plan(ref: ImageRef, auth: PullAuth, ctx: Pick<Ctx, 'signal' | 'log'>): Promise<Plan> {
+    const signal = AbortSignal.any([ctx.signal, this.#closing.signal])
+    signal.throwIfAborted()
+    return { ref, hosts: await this.hosts(ref.registry), auth, signal, log: ctx.log }
+  }
+
+  async #fetchSmall(kind: 'manifests' | 'blobs', ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+    checkDescriptor(descriptor)
+    const what = `cannot fetch ${kind === 'manifests' ? 'manifest' : 'configuration'} ${short(descriptor.digest)} of ${ref.name}`
+    if (descriptor.sizeBytes > maxManifestBytes) {
+      throw new CriError(Code.FAILED_PRECONDITION, `${what}: it has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`, { reason: 'TOO_LARGE' })
+    }
+    const plan = await this.#plan(ref, auth, ctx)
+    return this.#firstOf(what, plan, usable(plan, ['pull']), async (host) => {
+      const accept = kind === 'manifests' && descriptor.mediaType !== '' ? `${descriptor.mediaType}, */*` : '*/*'
+      const response = await this.#ask(host, plan, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
+      const bytes = await readBody(response, maxManifestBytes, this.#idleTimeoutMs)
+      // 0: the size is not known.
+      if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
+        throw new HostFailure('content', `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`)
+      }
+      if (!matchesDigest(bytes, descriptor.digest)) throw new HostFailure('content', 'sent bytes that do not match the digest')
+      return { bytes, host: host.host }
+    })
+  }
+
+  async #resolveAt(host: RegistryHost, plan: Plan): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
+    const { ref } = plan
+    const question: Question = { method: 'HEAD', object: `manifests/${ref.digest ?? ref.tag ?? 'latest'}`, headers: { accept: acceptManifests }, believed: ref.digest === undefined }
+    const descriptor = (await this.#byHead(host, plan, question)) ?? (await this.#byGet(host, plan, { ...question, method: 'GET' }))
+    if (ref.digest !== undefined && descriptor.digest !== ref.digest) throw new HostFailure('content', `sent ${short(descriptor.digest)} for ${short(ref.digest)}`)
+    return { descriptor, host: host.host }
+  }
+
+  /** Undefined when the answer's head does not tell everything. */
+  async #byHead(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor | undefined> {
+    const response = await this.#answer(host, plan, question)
+    discardBody(response)
+    const status = response.statusCode ?? 0
+    // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself.
+    if (status !== 200) {
+      if ([400, 403, 405, 406, 501].includes(status)) return undefined
+      throw failureOfStatus(status, '', response.headers['retry-after'])
+    }
+    const type = bareType(response.headers['content-type'])
+    if (isSchema1Type(type)) throw schema1(plan.ref)
+    const digest = headerOf(response, 'docker-content-digest') ?? plan.ref.digest
+    const length = response.headers['content-length']
+    if (digest === undefined || digestProblem(digest) !== undefined || !isManifestType(type) || length === undefined || !/^\d{1,15}$/.test(length)) return undefined
+    return this.#bounded({ mediaType: type, digest, sizeBytes: Number(length) })
+  }
+
+  async #byGet(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor> {
+    const response = await this.#ask(host, plan, question)
+    const type = bareType(response.headers['content-type'])
+    const said = headerOf(response, 'docker-content-digest')
+    const bytes = await readBody(response, maxManifestBytes, this.#idleTimeoutMs)
+    const sniffed = sniffManifestType(bytes)
+    if (isSchema1Type(type) || sniffed === 'schema1') throw schema1(plan.ref)
+    const known = isManifestType(type) ? type : sniffed
+    if (known === undefined) throw new HostFailure('content', `answered with ${type === '' ? 'something' : safeText(type, 60)} that is no image manifest`)
+    const algorithm = plan.ref.digest ?? (said !== undefined && digestProblem(said) === undefined ? said : undefined)
+    const digest = digestOf(bytes, algorithm)
+    if (algorithm !== undefined && algorithm !== digest) throw new HostFailure('content', 'sent a manifest that does not match its digest')
+    return { mediaType: known, digest, sizeBytes: bytes.length }
+  }
+
+  #bounded(descriptor: Descriptor): Descriptor {
+    if (descriptor.sizeBytes > maxManifestBytes) throw new HostFailure('content', `its manifest has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`)
+    return descriptor
+  }
+
+  async #openAt(host: RegistryHost, plan: Plan, descriptor: Descriptor, positionBytes: number): Promise<OpenedBody> {
+    const range: Record<string, string> = positionBytes === 0 ? {} : { range: `bytes=${positionBytes}-` }
+    const accept = descriptor.mediaType === '' ? '*/*' : `${descriptor.mediaType}, */*`
+    const response = await this.#ask(host, plan, { method: 'GET', object: `blobs/${descriptor.digest}`, headers: { accept, ...range } })
+    try {
+      return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes) }
+    } catch (error) {
+      discardBody(response)
+      throw error
+    }
+  }
+
+  /** A 2xx answer; anything else is a HostFailure with what the registry wrote about it. */
+  async #ask(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
+    const response = await this.#answer(host, plan, question)
+    const status = response.statusCode ?? 0
+    if (status === 200 || status === 206) return response
+    const retryAfter = response.headers['retry-after']
+    const detail = await readBody(response, maxErrorBytes, this.#idleTimeoutMs).then(errorDetail, () => '')
+    plan.signal.throwIfAborted()
+    throw failureOfStatus(status, detail, retryAfter)
+  }
+
+  /** Any answer, after the registry's challenge was met. */
+  async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
+    const { signal, log, ref } = plan
+    const credential: Credential = credentialFor(host, plan.auth, this.#options)
+    const scope = { host, repository: ref.repository, credential, signal, log }
+    const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
+    if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
+    const first = this.#authorizer.known(scope)
+    const { response, redirected } = await this.#transport.send(host, { ...question, url, authorization: first, signal, log })
+    if (response.statusCode !== 401 || redirected) return response
+    discardBody(response)
+    const second = await this.#authorizer.answer(response, first, scope)
+    if (second === first) throw stillUnauthorized(credential)
+    const answer = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
+    if (answer.response.statusCode !== 401 || answer.redirected) return answer.response
+    discardBody(answer.response)
+    throw stillUnauthorized(credential)
+  }
+
+  /** Asks the hosts in order until one succeeds. Hosts in front of others get one chance, the last one some more. */
+  async #firstOf<T>(what: string, plan: Plan, hosts: readonly RegistryHost[], attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+    if (hosts.length === 0) {
+      throw notFound(`${what}: no host is configured for ${plan.ref.registry} that may serve it (see capabilities in ${plan.hosts[0]?.source ?? 'hosts.toml'})`)
+    }
+    const failed: FailedHost[] = []
+    for (const [index, host] of hosts.entries()) {
+      const last = index === hosts.length - 1
+      try {
+        return await (last ? this.#persistently(host, plan, attempt) : attempt(host))
+      } catch (error) {
+        plan.signal.throwIfAborted()
+        if (error instanceof CriError) throw error
+        const failure = failureOfError(error, host)
+        failed.push({ host, failure })
+        plan.log[last ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, last ? 'registry host failed' : 'registry host failed, trying the next one')
+        if (failure.kind === 'config') this.#warnOnce(`${host.source}: ${host.host} is passed over: ${failure.message}`)
+      }
+    }
+    throw allFailed(what, failed)
+  }
+
+  async #persistently<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+    for (let attempts = 1; ; attempts++) {
+      try {
+        return await attempt(host)
+      } catch (error) {
+        plan.signal.throwIfAborted()
+        if (error instanceof CriError) throw error
+        const failure = failureOfError(error, host)
+        if (!failure.transient || attempts === maxAttemptsAtLastHost || (failure.retryAfterMs ?? 0) > maxRetryAfterMs) throw failure
+        const waitMs = Math.max(this.#retryDelayMs * 2 ** (attempts - 1), failure.retryAfterMs ?? 0)
+        plan.log.debug({ registryHost: host.host, why: failure.message, waitMs }, 'asking the registry again')
+        await pause(waitMs, plan.signal)
+      }
+    }
+  }
+
+  #warnOnce(warning: string): void {
+    if (this.#warned.has(warning)) return
+    if (this.#warned.size >= 1000) this.#warned.clear()
+    this.#warned.add(warning)
+    this.#options.log.warn(warning)
+  }
+}
+
+function usable(plan: Plan, needed: readonly Capability[]): RegistryHost[] {
+  return plan.hosts.filter((host) => needed.every((capability) => host.capabilities.has(capability)))
+}
+
+/** How many bytes of an answer come before what was asked for: none, or all of them when the host does not know Range. */
+function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes: number): number {
+  const encoding = response.headers['content-encoding'] ?? 'identity'
+  if (encoding !== 'identity' && encoding !== '') throw new HostFailure('content', `sent the blob ${safeText(encoding, 30)}-encoded, which was not asked for`)
+  const partial = response.statusCode === 206
+  if (partial && positionBytes > 0) {
+    const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '')
+    if (Number(range?.[1] ?? Number.NaN) !== positionBytes || (range?.[3] !== '*' && Number(range?.[3]) !== sizeBytes)) throw new HostFailure('content', 'sent another range than the one asked for')
+  }
+  const skip = partial ? 0 : positionBytes
+  const length = response.headers['content-length']
+  const expected = partial ? sizeBytes - positionBytes : sizeBytes
+  if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
+  return skip
+}
+
+function checkDescriptor(descriptor: Descriptor): void {
+  const problem = digestProblem(descriptor.digest)
+  if (problem !== undefined) throw invalidArgument(problem)
+  if (!Number.isSafeInteger(descriptor.sizeBytes) || descriptor.sizeBytes < 0) throw invalidArgument(`${descriptor.digest}: ${descriptor.sizeBytes} is not a size`)
+}
+
+function schema1(ref: ImageRef): CriError {
+  const text = `${ref.toString()} is in Docker's old image format (manifest schema 1), which is not supported: rebuild or push it again with a current tool`
+  return new CriError(Code.FAILED_PRECONDITION, text, { reason: 'SCHEMA1' })
+}
+
+function stillUnauthorized(credential: Credential): HostFailure {
+  return credential.kind === 'none'
+    ? new HostFailure('unauthenticated', '401 unauthorized: the image does not exist or needs credentials, and none are given')
+    : new HostFailure('denied', '401 unauthorized: the image does not exist or the credentials do not allow to pull it')
+}
+
+/** The first error of a registry's JSON (OCI distribution specification, "Error Codes"). */
+function errorDetail(body: Buffer): string {
+  try {
+    const document: unknown = JSON.parse(body.toString('utf8'))
+    const errors = typeof document === 'object' && document !== null && 'errors' in document && Array.isArray(document.errors) ? (document.errors as unknown[]) : []
+    const [first] = errors
+    if (typeof first !== 'object' || first === null) return ''
+    const { code, message } = first as Record<string, unknown>
+    return safeText([code, message].filter((part) => typeof part === 'string' && part !== '').join(': '), 120)
+  } catch {
+    return ''
+  }
+}
+
+function headerOf(response: IncomingMessage, name: string): string | undefined {
+  const value = response.headers[name]
+  return typeof value === 'string' ? value.trim() : undefined
+}
+
+function short(digest: string): string {
+  return digest.slice(0, digest.indexOf(':') + 13)
+}

@@ -1,0 +1,274 @@
+import http, { type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
+import https from 'node:https'
+import type { Socket } from 'node:net'
+import { errnoOf } from '../errors/cri-error.ts'
+import type { Logger } from '../observability/logger.ts'
+import { discardBody } from './body-reader.ts'
+import { failureOfError, HostFailure, isNotTls } from './failures.ts'
+import { isLoopback, portOf } from './host-url.ts'
+import { proxyFor } from './proxy.ts'
+import type { Headers, HostTls, RegistryHost } from './registry-host.ts'
+import { TlsLoader } from './tls-material.ts'
+
+export interface TransportOptions {
+  readonly userAgent: string
+  /** Sent to every registry. */
+  readonly headers: Headers
+  /** Proxy variables and SSL_CERT_FILE. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Bounds the wait for an answer's head, after the connection stands. */
+  readonly headerTimeoutMs: number
+}
+
+export interface OutgoingRequest {
+  readonly method: 'GET' | 'HEAD' | 'POST'
+  /** Absolute; its scheme is replaced for a host whose protocol is not decided. */
+  readonly url: URL
+  /** Plain request headers (Accept, Range). */
+  readonly headers?: Readonly<Record<string, string>>
+  readonly authorization?: string | undefined
+  readonly body?: string
+  /** The answer is believed, not verified by digest: it must not come over plain HTTP when the question went over TLS. */
+  readonly believed?: boolean
+  readonly signal: AbortSignal
+  readonly log: Logger
+}
+
+export interface Answer {
+  readonly response: IncomingMessage
+  /** Whether it came from another origin than the one asked: its 401 is not the registry's. */
+  readonly redirected: boolean
+}
+
+const maxRedirects = 5
+const maxAgents = 64
+const rememberPlainMs = 60_000
+const idleSocketMs = 30_000
+
+/**
+ * Sends requests to registry hosts: connections kept alive per TLS settings and proxy, redirects followed without credentials to other
+ * origins, HTTP where the configuration says so. Failures are HostFailures; an aborted signal's reason is thrown as it is.
+ */
+export class Transport {
+  readonly #options: TransportOptions
+  readonly #tls: TlsLoader
+  readonly #agents = new Map<string, http.Agent>()
+  /** Hosts that turned out not to speak TLS, until when that is believed. */
+  readonly #plain = new Map<string, number>()
+  #closed = false
+
+  constructor(options: TransportOptions) {
+    this.#options = options
+    this.#tls = new TlsLoader(options.env)
+  }
+
+  /** Resolves with the head of an answer that is no redirect, whatever its status. The caller reads or discards the body. */
+  async send(host: RegistryHost, request: OutgoingRequest): Promise<Answer> {
+    const first = this.#withProtocol(host, request.url)
+    let url = first
+    for (let redirects = 0; ; redirects++) {
+      const sameOrigin = url.host === first.host && url.protocol === first.protocol
+      const response = await this.#sendOnce(host, url, sameOrigin, request)
+      const next = request.method === 'POST' ? undefined : redirectTarget(response, url)
+      if (next === undefined) return { response, redirected: !sameOrigin }
+      discardBody(response)
+      if (redirects === maxRedirects) throw new HostFailure('server', `more than ${maxRedirects} redirects`)
+      if (request.believed === true && url.protocol === 'https:' && next.protocol === 'http:') {
+        throw new HostFailure('server', `redirects to plain HTTP (${next.host}), where a tag cannot be trusted`)
+      }
+      url = next
+    }
+  }
+
+  /** Ends every connection. Requests under way fail. */
+  close(): void {
+    this.#closed = true
+    for (const agent of this.#agents.values()) agent.destroy()
+    this.#agents.clear()
+  }
+
+  #withProtocol(host: RegistryHost, url: URL): URL {
+    const copy = new URL(url)
+    // Undecided only for the host itself, not for a token service elsewhere.
+    if (host.protocol === 'https-or-http' && url.host === new URL(host.url).host) {
+      const plain = (this.#plain.get(host.host) ?? 0) > Date.now()
+      copy.protocol = plain ? 'http:' : 'https:'
+    }
+    return copy
+  }
+
+  async #sendOnce(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+    try {
+      return await this.#exchangeFresh(host, url, sameOrigin, request)
+    } catch (error) {
+      request.signal.throwIfAborted()
+      if (url.protocol === 'https:' && host.protocol === 'https-or-http' && sameOrigin && speaksNoTls(error, host)) {
+        this.#plain.set(host.host, Date.now() + rememberPlainMs)
+        url.protocol = 'http:'
+        request.log.debug({ registryHost: host.host }, 'the registry does not speak TLS: using plain HTTP')
+        return this.#sendOnce(host, url, sameOrigin, request)
+      }
+      if (url.protocol === 'http:' && host.protocol === 'https-or-http') this.#plain.delete(host.host)
+      throw failureOfError(error, host)
+    }
+  }
+
+  /** A kept connection may have been closed by the other side just now: that says nothing about the host, so ask again. */
+  async #exchangeFresh(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+    for (let stale = 0; ; stale++) {
+      try {
+        return await this.#exchange(host, url, sameOrigin, request)
+      } catch (error) {
+        if (!(error instanceof StaleConnection)) throw error
+        if (stale >= 3 || request.signal.aborted) throw error.cause
+      }
+    }
+  }
+
+  async #exchange(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+    request.signal.throwIfAborted()
+    const agent = await this.#agentFor(url, host.tls, sameOrigin)
+    request.signal.throwIfAborted()
+    const secret: OutgoingHttpHeaders = sameOrigin ? { ...merged(this.#options.headers, host.headers), ...authorizationOf(request) } : {}
+    const headers = { ...withoutOverridden({ 'user-agent': this.#options.userAgent, 'accept-encoding': 'identity', ...request.headers }, secret), ...secret }
+    const started = performance.now()
+    const response = await dispatch(url, { agent, headers, request, dialTimeoutMs: host.dialTimeoutMs, headerTimeoutMs: this.#options.headerTimeoutMs })
+    request.log.debug(
+      { registryHost: url.host, method: request.method, path: url.pathname, status: response.statusCode, ms: Math.round(performance.now() - started) },
+      'registry request',
+    )
+    return response
+  }
+
+  async #agentFor(url: URL, tls: HostTls, sameOrigin: boolean): Promise<http.Agent> {
+    const proxy = proxyFor(url, this.#options.env)
+    const secure = url.protocol === 'https:'
+    // A client certificate is a credential: it goes to the host that it was configured for.
+    const material = secure ? await this.#tls.load(tls, sameOrigin) : undefined
+    if (this.#closed) throw new HostFailure('unreachable', 'the service is shutting down')
+    const key = `${material?.id ?? 'http'} ${proxy ?? ''}`
+    const known = this.#agents.get(key)
+    if (known !== undefined) {
+      this.#agents.delete(key)
+      this.#agents.set(key, known)
+      return known
+    }
+    const options = { keepAlive: true, maxFreeSockets: 16, timeout: idleSocketMs, highWaterMark: 256 * 1024, autoSelectFamilyAttemptTimeout: 2000, ...proxyOptions(proxy) }
+    const agent = material === undefined
+      ? new http.Agent(options)
+      : new https.Agent({ ...options, secureContext: material.secureContext, rejectUnauthorized: !material.skipVerify })
+    this.#agents.set(key, agent)
+    this.#evictAgents()
+    return agent
+  }
+
+  /** Settings that are not used any more (rotated certificates) give up their idle connections. */
+  #evictAgents(): void {
+    for (const [key, agent] of this.#agents) {
+      if (this.#agents.size <= maxAgents) return
+      if (Object.keys(agent.sockets).length > 0 || Object.keys(agent.requests).length > 0) continue
+      agent.destroy()
+      this.#agents.delete(key)
+    }
+  }
+}
+
+/** The reason, wrapped: the request went out over a kept connection that was gone. */
+class StaleConnection extends Error {}
+
+interface Dispatch {
+  readonly agent: http.Agent
+  readonly headers: OutgoingHttpHeaders
+  readonly request: OutgoingRequest
+  readonly dialTimeoutMs: number
+  readonly headerTimeoutMs: number
+}
+
+async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
+  const { agent, headers, dialTimeoutMs, headerTimeoutMs } = how
+  const { method, signal, body } = how.request
+  return new Promise<IncomingMessage>((resolve, reject) => {
+    const module = url.protocol === 'https:' ? https : http
+    const request = module.request(url, { agent, method, headers, signal })
+    let timer: NodeJS.Timeout
+    const waitFor = (ms: number, what: string): void => {
+      clearTimeout(timer)
+      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true })), ms)
+    }
+    const connected = (): void => waitFor(headerTimeoutMs, 'no answer')
+    waitFor(dialTimeoutMs, 'no connection')
+    request.once('socket', (socket) => {
+      if (request.reusedSocket || !isConnecting(socket)) connected()
+      else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', connected)
+    })
+    request.once('response', (response) => {
+      clearTimeout(timer)
+      resolve(response)
+    })
+    // Stays for the life of the request: an error after the response belongs to the body, whose reader sees it.
+    request.on('error', (error) => {
+      clearTimeout(timer)
+      const errno = errnoOf(error)
+      const stale = request.reusedSocket && !signal.aborted && (errno === 'ECONNRESET' || errno === 'EPIPE')
+      reject(stale ? new StaleConnection('stale connection', { cause: error }) : error)
+    })
+    request.end(body)
+  })
+}
+
+/** Through a proxy the socket arrives when its tunnel stands. `secureConnecting` is not in Node's documentation, hence the doubt. */
+function isConnecting(socket: Socket & { readonly secureConnecting?: boolean }): boolean {
+  return socket.connecting || socket.secureConnecting === true
+}
+
+function redirectTarget(response: IncomingMessage, from: URL): URL | undefined {
+  const location = response.headers.location
+  if (location === undefined || ![301, 302, 303, 307, 308].includes(response.statusCode ?? 0)) return undefined
+  let target: URL
+  try {
+    target = new URL(location, from)
+  } catch (error) {
+    discardBody(response)
+    throw new HostFailure('server', 'redirects to something that is no URL', { cause: error })
+  }
+  if (target.protocol !== 'https:' && target.protocol !== 'http:') {
+    discardBody(response)
+    throw new HostFailure('server', `redirects to a ${target.protocol} address`)
+  }
+  target.username = ''
+  target.password = ''
+  return target
+}
+
+/** HTTPS was tried on a host that is allowed plain HTTP: does the failure say that it has no TLS? */
+function speaksNoTls(error: unknown, host: RegistryHost): boolean {
+  if (isNotTls(error)) return true
+  // Nothing listens on 443, and no port was named: it may be on 80.
+  return portOf(host.host) === undefined && isLoopback(host.host) && failureOfError(error, host).message === 'connection refused'
+}
+
+function authorizationOf(request: OutgoingRequest): OutgoingHttpHeaders {
+  return request.authorization === undefined ? {} : { authorization: request.authorization }
+}
+
+/** Both tables under lower-case names; a name that is in both sends both values, as containerd does, except Authorization and User-Agent. */
+function merged(global: Headers, host: Headers): Record<string, string[] | string> {
+  const all: Record<string, string[]> = {}
+  for (const [name, values] of [...Object.entries(global), ...Object.entries(host)]) {
+    const key = name.toLowerCase()
+    all[key] = key === 'authorization' || key === 'user-agent' ? [...values] : [...(all[key] ?? []), ...values]
+  }
+  return Object.fromEntries(Object.entries(all).map(([key, values]) => [key, values.length === 1 ? (values[0] ?? '') : values]))
+}
+
+function withoutOverridden(plain: Record<string, string>, by: OutgoingHttpHeaders): Record<string, string> {
+  return Object.fromEntries(Object.entries(plain).filter(([name]) => !Object.hasOwn(by, name.toLowerCase()) || ['accept', 'range', 'content-type'].includes(name.toLowerCase())))
+}
+
+function proxyOptions(proxy: string | undefined): { readonly proxyEnv?: Record<string, string> } {
+  if (proxy === undefined) return {}
+  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(proxy)?.[1]?.toLowerCase()
+  if (scheme !== 'http' && scheme !== 'https') throw new HostFailure('config', `proxies of kind ${scheme} are not supported: HTTPS_PROXY must be an http:// address`)
+  // Which requests are exempt is decided already.
+  return { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }
+}
