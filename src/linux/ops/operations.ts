@@ -1,0 +1,51 @@
+import { cgroupPathsOf, cgroupStats, oomKillCount, removeCgroup } from './cgroups.ts'
+import { fsInfo, mkdirAll, mkfifo, resolvePath, statPath, writeFileAtomic } from './files.ts'
+import { probeHost } from './host.ts'
+import { mkdirInRoot, readInRoot, statInRoot } from './in-root.ts'
+import { releaseLock, takeLock } from './lock.ts'
+import { isMountPoint, mount, mountAll, mountInfo, mountsUnder, unmount } from './mounts.ts'
+import { createNetns, deleteNetns, interfaceAddresses, netnsExists } from './netns.ts'
+import { killSession, processStat, sendSignal } from './processes.ts'
+import { diskUsage, removeTree } from './trees.ts'
+
+/** Everything that a syscall worker does. Each takes the context of its call first, and only what structured clone carries. */
+export const operations = {
+  cgroupPathsOf,
+  cgroupStats,
+  createNetns,
+  deleteNetns,
+  diskUsage,
+  fsInfo,
+  interfaceAddresses,
+  isMountPoint,
+  killSession,
+  mkdirAll,
+  mkdirInRoot,
+  mkfifo,
+  mount,
+  mountAll,
+  mountInfo,
+  mountsUnder,
+  netnsExists,
+  oomKillCount,
+  probeHost,
+  processStat,
+  readInRoot,
+  releaseLock,
+  removeCgroup,
+  removeTree,
+  resolvePath,
+  sendSignal,
+  statInRoot,
+  statPath,
+  takeLock,
+  unmount,
+  writeFileAtomic,
+} as const
+
+export type Operations = typeof operations
+export type OperationName = keyof Operations
+
+/** The arguments of an operation after its context. */
+export type OperationArgs<K extends OperationName> = Parameters<Operations[K]> extends [unknown, ...infer Rest] ? Rest : []
+export type OperationResult<K extends OperationName> = ReturnType<Operations[K]>
