@@ -1,0 +1,116 @@
+import { constants, fstatSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { messageOf } from '../../errors/cri-error.ts'
+import type { Descriptors } from './descriptors.ts'
+import { openFailure } from './failures.ts'
+
+const { O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
+
+/**
+ * Takes what a container writes. Called in the turn in which it was read; the memory is used again afterwards, so a sink that
+ * keeps anything copies it, and one that is slow (a network client) must bound what it keeps.
+ */
+export interface ByteSink {
+  chunk(bytes: Buffer): void
+  /** The stream is at its end; called once. */
+  end(): void
+}
+
+export interface FifoReaderDeps {
+  readonly descriptors: Descriptors
+  /** One read buffer for the whole worker: what is read is used up before anything else is read. */
+  readonly readBuffer: Buffer
+  /** After `end` of every sink; an error when reading failed. */
+  readonly onEnd: (error: Error | undefined) => void
+  /** A sink has thrown and is not called again. */
+  readonly onSinkFailure: (error: unknown) => void
+}
+
+/**
+ * Reads one FIFO to its end and hands each piece to the sinks. A writing end of our own keeps the end of file away until
+ * `release()`. A flat-out writer gets at most 32 reads of the buffer per turn of the event loop (libuv's bound), then others have theirs.
+ */
+export class FifoReader {
+  readonly #deps: FifoReaderDeps
+  readonly #sinks: Set<ByteSink>
+  readonly #socket: Socket
+  readonly #closed: Promise<void>
+  #keepAlive: number | undefined
+  #ended = false
+
+  /** Opens the FIFO; throws a CriError. */
+  constructor(path: string, sinks: Iterable<ByteSink>, deps: FifoReaderDeps) {
+    this.#deps = deps
+    this.#sinks = new Set(sinks)
+    const { descriptors } = deps
+    let fd
+    try {
+      fd = descriptors.open(path, O_RDONLY | O_NONBLOCK)
+      if (!fstatSync(fd).isFIFO()) throw new Error('it is not a FIFO')
+      // Also when the writers are known to be gone: without a writer since it was opened, the kernel reports no end of file.
+      this.#keepAlive = descriptors.open(path, O_WRONLY | O_NONBLOCK)
+      this.#socket = new Socket({
+        fd,
+        readable: true,
+        writable: false,
+        onread: { buffer: deps.readBuffer, callback: (length) => this.#read(length) },
+      })
+      descriptors.release(fd)
+    } catch (error) {
+      if (fd !== undefined) descriptors.close(fd)
+      this.release()
+      throw openFailure(`the FIFO ${path}`, error, path)
+    }
+    const closed = Promise.withResolvers<void>()
+    this.#closed = closed.promise
+    this.#socket.once('end', () => this.#end(undefined))
+    this.#socket.once('error', (error) => this.#end(error))
+    this.#socket.once('close', () => {
+      this.#end(undefined)
+      closed.resolve()
+    })
+  }
+
+  get ended(): boolean {
+    return this.#ended
+  }
+
+  /** Lets the end of file come: the process has the FIFO open by now, or never will. */
+  release(): void {
+    if (this.#keepAlive === undefined) return
+    this.#deps.descriptors.close(this.#keepAlive)
+    this.#keepAlive = undefined
+  }
+
+  /** Stops reading without an `end` to the sinks; what is unread stays in the kernel. Resolves when the descriptors are closed. */
+  async close(): Promise<void> {
+    this.#ended = true
+    this.release()
+    this.#socket.destroy()
+    await this.#closed
+  }
+
+  #read(length: number): boolean {
+    const bytes = this.#deps.readBuffer.subarray(0, length)
+    for (const sink of this.#sinks) this.#guarded(sink, () => sink.chunk(bytes))
+    return true
+  }
+
+  #end(error: Error | undefined): void {
+    if (this.#ended) return
+    this.#ended = true
+    this.release()
+    for (const sink of this.#sinks) this.#guarded(sink, () => sink.end())
+    this.#deps.onEnd(error === undefined ? undefined : new Error(`reading failed: ${messageOf(error)}`, { cause: error }))
+  }
+
+  /** A mistake in one container's sink must not take the pumps of all others down. */
+  #guarded(sink: ByteSink, work: () => void): void {
+    try {
+      work()
+    } catch (error) {
+      this.#sinks.delete(sink)
+      this.#deps.onSinkFailure(error)
+    }
+  }
+}
