@@ -62,7 +62,7 @@ export function pluginInput(
     ...plugin.raw,
     name: network.name,
     cniVersion: network.cniVersion,
-    ...(prevResult === undefined ? {} : { prevResult }),
     ...(Object.keys(runtimeConfig).length === 0 ? {} : { runtimeConfig }),
+    ...(prevResult === undefined ? {} : { prevResult }),
   })
 }

@@ -89,7 +89,7 @@ export class PluginInvoker {
           signal,
           what: `${plugin.type} ${command} of network ${JSON.stringify(list.name)}${forPod(attachment)}`,
         })
-        const outcome = this.#outcome(command, plugin, attachment, exit)
+        const outcome = this.#outcome(command, plugin, attachment, path, exit)
         failed = outcome.failure !== undefined
         return outcome
       } finally {
@@ -130,7 +130,7 @@ export class PluginInvoker {
     }
   }
 
-  #outcome(command: CniCommand, plugin: PluginConf, attachment: Attachment, exit: PluginExit): PluginOutcome {
+  #outcome(command: CniCommand, plugin: PluginConf, attachment: Attachment, path: string, exit: PluginExit): PluginOutcome {
     const stderr = exit.stderr.trim()
     const printed = objectIn(exit.stdout)
     if (exit.code === 0) {
@@ -147,7 +147,9 @@ export class PluginInvoker {
     }
     const how = exit.signal === null ? `exit code ${exit.code}` : `killed by ${exit.signal}${exit.signal === 'SIGKILL' ? ' (out of memory, perhaps: see dmesg)' : ''}`
     const said = exit.stdout.trim() === '' ? 'and no error message' : `and ${excerpt(exit.stdout)}`
-    return { failure: failureOf(command, plugin, attachment, undefined, `ended with ${how} ${said}`, '', stderr) }
+    // What the kernel cannot execute is given to a shell, which then complains about the file by its name.
+    const foreign = exit.code !== null && [2, 126, 127].includes(exit.code) && stderr.startsWith(`${path}: `) ? `; is it built for this machine (${process.arch})?` : ''
+    return { failure: failureOf(command, plugin, attachment, undefined, `ended with ${how} ${said}${foreign}`, '', stderr) }
   }
 }
 

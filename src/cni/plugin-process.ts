@@ -137,7 +137,6 @@ function aborted(run: PluginRun): CriError {
 function cannotStart(run: PluginRun, error: unknown): CriError {
   const remedies: Record<string, string> = {
     EACCES: `; make it executable (chmod 0755 ${run.path}) and see that its file system is not mounted noexec`,
-    ENOEXEC: `; it is not a program for this machine: install the plugins for ${process.arch}`,
     ENOENT: '; install the CNI plugins again (a script may also name an interpreter that is missing)',
     ETXTBSY: '; it is being written: let the installation end and try again',
     EAGAIN: '; the node is out of processes (pid limit)',
