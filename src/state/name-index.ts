@@ -42,6 +42,12 @@ export class NameIndex {
     if (this.#names.get(name)?.id === id) this.#names.delete(name)
   }
 
+  /** Whether a name is reserved for this id, be it made already or under way. */
+  holds(id: string): boolean {
+    for (const held of this.#names.values()) if (held.id === id) return true
+    return false
+  }
+
   idOf(name: string): string | undefined {
     return this.#names.get(name)?.id
   }

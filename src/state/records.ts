@@ -1,3 +1,4 @@
+import type { CgroupPaths } from '../linux/cgroups.ts'
 import type { ContainerMetadata, SandboxMetadata } from './metadata.ts'
 
 export type SandboxState = 'ready' | 'notready'
@@ -43,19 +44,23 @@ export interface Container {
   readonly removing: boolean
   /** The kernel's out-of-memory killer struck in it. */
   readonly oomKilled: boolean
+  /** Of the running task: still readable after its processes are gone, until it is deleted. Undefined before it was started. */
+  readonly cgroups: CgroupPaths | undefined
+  /** Whom its first process was told to run as (OCI process.user). */
+  readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] } | undefined
 }
 
-/** What of an image's configuration (OCI image-spec, Docker config v1) a container's start needs. */
+/** The `config` object of an image's configuration (OCI image-spec), checked: every field present. The shape that src/oci-spec works on. */
 export interface ImageConfig {
-  readonly Env?: readonly string[] | null
-  readonly Entrypoint?: readonly string[] | null
-  readonly Cmd?: readonly string[] | null
-  readonly User?: string
-  readonly WorkingDir?: string
-  readonly Volumes?: Readonly<Record<string, unknown>> | null
-  readonly Labels?: Readonly<Record<string, string>> | null
-  readonly StopSignal?: string
-  readonly ExposedPorts?: Readonly<Record<string, unknown>> | null
+  readonly User: string
+  readonly Env: readonly string[]
+  readonly Entrypoint: readonly string[]
+  readonly Cmd: readonly string[]
+  readonly WorkingDir: string
+  readonly Volumes: readonly string[]
+  readonly Labels: Readonly<Record<string, string>>
+  readonly StopSignal: string
+  readonly ExposedPorts: readonly string[]
 }
 
 /** An image as it is known now: one configuration digest, however many names. */

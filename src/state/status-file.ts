@@ -1,7 +1,8 @@
 import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { errnoOf } from '../errors/cri-error.ts'
-import type { ContainerStatus } from './records.ts'
+import type { CgroupPaths } from '../linux/cgroups.ts'
+import type { Container, ContainerStatus } from './records.ts'
 
 /**
  * Where this service keeps the little that containerd forgets, and what has to be undone after a crash:
@@ -82,21 +83,25 @@ export async function readJson(path: string): Promise<unknown> {
 
 const containerStates = new Set(['created', 'running', 'exited', 'unknown'])
 
-export function encodeStatus(status: ContainerStatus, oomKilled: boolean): unknown {
+/** What of a container its status file holds. */
+export type StoredStatus = Pick<Container, 'status' | 'oomKilled' | 'cgroups'>
+
+export function encodeStatus({ status, oomKilled, cgroups }: StoredStatus): unknown {
   return {
-    version: 'v1', ...status, oomKilled,
+    version: 'v1', ...status, oomKilled, cgroups,
     createdAt: String(status.createdAt), startedAt: String(status.startedAt), finishedAt: String(status.finishedAt),
   }
 }
 
 /** Undefined for anything that is not a status of ours. */
-export function decodeStatus(value: unknown): { readonly status: ContainerStatus; readonly oomKilled: boolean } | undefined {
+export function decodeStatus(value: unknown): StoredStatus | undefined {
   if (value === null || typeof value !== 'object') return undefined
   const fields = value as Readonly<Record<string, unknown>>
   const { state, pid, exitCode, reason, message } = fields
   if (fields['version'] !== 'v1' || typeof state !== 'string' || !containerStates.has(state)) return undefined
   return {
     oomKilled: fields['oomKilled'] === true,
+    cgroups: cgroupPaths(fields['cgroups']),
     status: {
       state: state as ContainerStatus['state'],
       pid: typeof pid === 'number' ? pid : 0,
@@ -108,6 +113,17 @@ export function decodeStatus(value: unknown): { readonly status: ContainerStatus
       finishedAt: nanoseconds(fields['finishedAt']),
     },
   }
+}
+
+function cgroupPaths(value: unknown): CgroupPaths | undefined {
+  if (value === null || typeof value !== 'object') return undefined
+  const { v1, v2 } = value as Readonly<Record<string, unknown>>
+  return { v1: stringMap(v1), v2: typeof v2 === 'string' ? v2 : undefined }
+}
+
+function stringMap(value: unknown): Readonly<Record<string, string>> {
+  if (value === null || typeof value !== 'object') return {}
+  return Object.fromEntries(Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'))
 }
 
 function nanoseconds(value: unknown): bigint {

@@ -1,0 +1,100 @@
+import { mkdir, rm } from 'node:fs/promises'
+import { dirname, join as joinPath } from 'node:path'
+import type { Operation } from '../concurrency/operation.ts'
+import { nowNanoseconds } from '../containerd/timestamp.ts'
+import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
+import { resolveUser } from '../oci-spec/resolve-user.ts'
+import { userRequest } from '../oci-spec/user.ts'
+import { containerExtension, encodeContainerMetadata, labels, type ContainerMetadata } from '../state/metadata.ts'
+import type { Container, Image, Sandbox } from '../state/records.ts'
+import { encodeStatus, writeJson } from '../state/status-file.ts'
+import type { ContainerDeps } from './deps.ts'
+import { containerLogPath } from './log-path.ts'
+import { imageVolumes, resolveDevices, resolveMounts } from './mounts.ts'
+import { statusPath } from './status.ts'
+
+export interface CreateContainerInput {
+  readonly id: string
+  readonly name: string
+  readonly sandbox: Sandbox
+  readonly config: ContainerConfig
+  /** The pod's configuration as the request repeats it. */
+  readonly sandboxConfig: PodSandboxConfig
+  readonly image: Image
+  /** What StopContainer sends; empty for SIGTERM. */
+  readonly stopSignal: string
+  /** Of the container whose PID namespace is joined in mode TARGET. */
+  readonly targetPid: number | undefined
+}
+
+/** Marks a container that was not made to the end; it goes when CreateContainer has succeeded. */
+export function intentPath(dir: string): string {
+  return joinPath(dir, 'making')
+}
+
+/** Makes a container: its record and its writable snapshot in containerd. Nothing runs yet. Every step's way back is in `operation`. */
+export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, input: CreateContainerInput): Promise<Container> {
+  const { id, config, image, sandbox } = input
+  const { containerd, host, layout } = deps
+  const runtime = deps.runtime(sandbox.metadata.runtimeHandler)
+  const dir = layout.containerDir(id)
+  const logPath = containerLogPath(input.sandboxConfig.log_directory, config.log_path)
+  const security = config.linux?.security_context ?? null
+  const request = userRequest(security, image.config)
+  const volumes = deps.settings.ignoreImageDefinedVolumes ? [] : imageVolumes(image.config.Volumes, config.mounts, dir)
+
+  operation.onUndo('remove container directory', () => host.removeTree(dir))
+  await operation.step('write intent', async () => {
+    await mkdir(dir, { recursive: true, mode: 0o711 })
+    await writeJson(intentPath(dir), { id, name: input.name, snapshotter: runtime.snapshotter })
+  })
+  const [mounts, devices, users] = await operation.step('resolve mounts and users', () => Promise.all([
+    resolveMounts(host, config.mounts),
+    resolveDevices(host, config.devices),
+    deps.imageUsers(ctx, image, runtime.snapshotter),
+  ]))
+  const user = resolveUser(request, users.passwd, users.group, security?.supplemental_groups ?? [], security?.supplemental_groups_policy ?? 0)
+  const spec = await operation.step('make spec', () => deps.containerSpec({
+    id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: image.references[0] ?? image.id, user, devices,
+    mounts: [...mounts, ...volumes.map((volume) => ({ origin: 'host' as const, containerPath: volume.containerPath, hostPath: volume.hostPath, readonly: false }))],
+    targetPid: input.targetPid,
+  }))
+  const metadata: ContainerMetadata = {
+    id, name: input.name, sandboxId: sandbox.id, config, imageRef: image.id, logPath: logPath ?? '', stopSignal: input.stopSignal, processLabel: '',
+  }
+  operation.onUndo('remove container record and snapshot', async (signal) => {
+    await containerd.snapshots.remove(withSignal(ctx, signal), runtime.snapshotter, id)
+    await containerd.containers.delete(withSignal(ctx, signal), id)
+  })
+  // The container is recorded first: it is what keeps the snapshot from garbage collection.
+  await operation.step('create container record', () => containerd.containers.create(ctx, {
+    id,
+    labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindContainer },
+    image: image.references[0] ?? image.id,
+    runtime: { name: runtime.type, options: runtime.options },
+    spec,
+    snapshotter: runtime.snapshotter,
+    snapshot_key: id,
+    extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
+  }))
+  const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(ctx, runtime.snapshotter, id, image.chainId))
+  if (volumes.length > 0) {
+    await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
+      for (const volume of volumes) {
+        await host.mkdirAll(volume.hostPath, 0o755)
+        await host.copyFromRoot(root, volume.containerPath, volume.hostPath)
+      }
+    }))
+  }
+  if (logPath !== undefined) await operation.step('make log directory', () => host.mkdirAll(dirname(logPath), 0o755))
+  const container: Container = {
+    id, metadata, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
+    status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
+  }
+  await operation.step('write status', async () => {
+    await writeJson(statusPath(layout, id), encodeStatus(container))
+    await rm(intentPath(dir), { force: true })
+  })
+  return container
+}

@@ -1,0 +1,93 @@
+import type { Containerd } from '../containerd/containerd.ts'
+import type { TaskTeardown } from '../containerd/task-teardown.ts'
+import type { Any, Mount } from '../generated/containerd.ts'
+import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
+import type { Init } from '../generated/int64.ts'
+import type { CgroupPaths } from '../linux/cgroups.ts'
+import type { ResolvedDevice, ResolvedMount, ResolvedUser } from '../oci-spec/input.ts'
+import type { Container, Image, Sandbox } from '../state/records.ts'
+import type { Layout } from '../state/status-file.ts'
+import type { Store } from '../state/store.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { IoWorker } from './io/client.ts'
+import type { UserDatabase } from './image-users.ts'
+import type { StdinHolders } from './stdin.ts'
+
+/** What a path is, without following a hung file system: undefined when there is nothing. */
+export interface PathInfo {
+  readonly type: 'file' | 'directory' | 'symlink' | 'block' | 'char' | 'fifo' | 'socket'
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  readonly major: number
+  readonly minor: number
+}
+
+/** What a container asks of the kernel. Every path here may have been chosen by a pod: off the main thread, with a deadline. */
+export interface ContainerHost {
+  /** The path with every symlink followed. NOT_FOUND when it does not exist. */
+  resolvePath(path: string): Promise<string>
+  statPath(path: string): Promise<PathInfo | undefined>
+  mkdirAll(path: string, mode: number): Promise<void>
+  mkfifo(path: string, mode: number): Promise<void>
+  removeTree(path: string): Promise<void>
+  /** Mounts what containerd's snapshotter gave, runs `work` on it and unmounts again, whatever happens. */
+  withMounts<T>(mounts: readonly Mount[], work: (dir: string) => Promise<T>): Promise<T>
+  /** A regular file below `root`, symlinks resolved inside it. Undefined when it is missing; INVALID_ARGUMENT when it is larger or no regular file. */
+  readInRoot(root: string, path: string, maxBytes: number): Promise<Buffer | undefined>
+  /** Copies the directory `path` below `root` with owners and modes into `target`; nothing when the image has no such directory. */
+  copyFromRoot(root: string, path: string, target: string): Promise<void>
+  /** The propagation of the mount that `path` is on: `shared`, `slave` or `private`. */
+  propagationOf(path: string): Promise<'shared' | 'slave' | 'private'>
+  cgroupPathsOf(pid: number): Promise<CgroupPaths>
+  /** How often the out-of-memory killer struck; undefined when the cgroup is gone. */
+  oomKillCount(cgroups: CgroupPaths): Promise<number | undefined>
+  /** Kills every process of the exec's session and process group that is in the same cgroup as `containerPid`. */
+  killSession(pid: number, containerPid: number): Promise<void>
+}
+
+export interface ContainerRuntime {
+  readonly type: string
+  readonly path: string
+  readonly options: Init<Any> | undefined
+  readonly snapshotter: string
+}
+
+/** Everything that the OCI spec of a container is made from. */
+export interface ContainerSpecRequest {
+  readonly id: string
+  readonly name: string
+  readonly sandbox: Sandbox
+  readonly sandboxConfig: PodSandboxConfig
+  readonly config: ContainerConfig
+  readonly image: Image
+  readonly imageName: string
+  readonly user: ResolvedUser
+  readonly mounts: readonly ResolvedMount[]
+  readonly devices: readonly ResolvedDevice[]
+  readonly targetPid: number | undefined
+}
+
+export interface ContainerSettings {
+  readonly maxContainerLogLineSize: number
+  readonly drainExecSyncIoTimeoutMs: number
+  readonly ignoreImageDefinedVolumes: boolean
+}
+
+export interface ContainerDeps {
+  readonly containerd: Containerd
+  readonly teardown: TaskTeardown
+  readonly host: ContainerHost
+  readonly io: IoWorker
+  readonly stdin: StdinHolders
+  readonly layout: Layout
+  readonly containers: Store<Container>
+  readonly settings: ContainerSettings
+  readonly runtime: (handler: string) => ContainerRuntime
+  /** Pure, but for reading a Localhost seccomp profile. */
+  readonly containerSpec: (request: ContainerSpecRequest) => Promise<Init<Any>>
+  /** Labels of the image that containerd may see, the container's on top. */
+  readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>
+  /** /etc/passwd and /etc/group of an image. */
+  readonly imageUsers: (ctx: Ctx, image: Image, snapshotter: string) => Promise<UserDatabase>
+}

@@ -1,0 +1,60 @@
+import type { TaskExit } from '../containerd/tasks.ts'
+import { nowNanoseconds } from '../containerd/timestamp.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { Container, ContainerStatus } from '../state/records.ts'
+import type { ContainerDeps } from './deps.ts'
+import { saveStatus } from './status.ts'
+
+/** How long the last output of a container may take to arrive after its task is deleted; its writers are all gone by then. */
+const drainMs = 10_000
+
+/** Why a container ended, in the words that Kubernetes knows. */
+export function exitReason(exitCode: number, oomKilled: boolean): string {
+  if (oomKilled) return 'OOMKilled'
+  return exitCode === 0 ? 'Completed' : 'Error'
+}
+
+/**
+ * A container's init has ended: the task is deleted, its last output written, the status recorded. The out-of-memory count is read from
+ * the cgroup before the task is deleted and the cgroup with it, so it does not matter whether containerd's OOM event comes before or
+ * after the exit. Idempotent; `known` is what is known of the end in case containerd has forgotten it.
+ */
+export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, known: TaskExit): Promise<void> {
+  await deps.teardown.exclusive(id, async () => {
+    const container = deps.containers.get(id)
+    if (container === undefined || container.status.state === 'exited') {
+      await deps.containerd.tasks.delete(ctx, id)
+      return
+    }
+    const oomKilled = container.oomKilled || (container.cgroups !== undefined && ((await deps.host.oomKillCount(container.cgroups)) ?? 0) > 0)
+    const exit = await deps.containerd.tasks.delete(ctx, id) ?? known
+    await finish(deps, ctx, container, { exitCode: exit.exitStatus, finishedAt: exit.exitedAt === 0n ? nowNanoseconds() : exit.exitedAt, oomKilled })
+  })
+}
+
+/** Records the end of a container whose task is gone. */
+export async function finish(
+  deps: ContainerDeps, ctx: Ctx, container: Container, end: { readonly exitCode: number; readonly finishedAt: bigint; readonly oomKilled: boolean; readonly reason?: string; readonly message?: string },
+): Promise<void> {
+  const { id } = container
+  deps.io.started(id)
+  if (await deps.io.drained(id, drainMs) === 'timeout') ctx.log.warn({ container: id }, `the output of a container that has ended is still open after ${drainMs / 1000} s: a process outside it holds the pipe; what it writes from now on is lost`)
+  await deps.io.closeLog(id)
+  deps.stdin.release(id)
+  await deps.host.removeTree(deps.layout.containerIoDir(id))
+  const oomKilled = end.oomKilled || (deps.containers.get(id)?.oomKilled ?? false)
+  const status: ContainerStatus = {
+    ...container.status, state: 'exited', pid: 0, finishedAt: end.finishedAt, exitCode: end.exitCode,
+    startedAt: container.status.startedAt === 0n ? end.finishedAt : container.status.startedAt,
+    reason: end.reason ?? exitReason(end.exitCode, oomKilled), message: end.message ?? '',
+  }
+  await saveStatus(deps.layout, deps.containers, { ...container, starting: false, oomKilled, status })
+}
+
+/** containerd says that the out-of-memory killer struck. Before the exit it is remembered, after it the reason is put right. */
+export async function handleOom(deps: ContainerDeps, id: string): Promise<void> {
+  const container = deps.containers.update(id, (now) => (now.oomKilled ? now : { ...now, oomKilled: true }))
+  if (container === undefined) return
+  const status = container.status.state === 'exited' && container.status.reason === 'Error' ? { ...container.status, reason: 'OOMKilled' } : container.status
+  await saveStatus(deps.layout, deps.containers, { ...container, status })
+}

@@ -1,0 +1,73 @@
+import { randomUUID } from 'node:crypto'
+import type { Containerd } from '../containerd/containerd.ts'
+import { CriError } from '../errors/cri-error.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
+import type { Image } from '../state/records.ts'
+import type { ContainerHost } from './deps.ts'
+
+/** Larger than any real user database, small enough not to hurt (CVE-2025-4437, CVE-2026-47262: endless files). */
+const maxBytes = 8 * 1024 * 1024
+const maxImages = 64
+
+export interface UserDatabase {
+  readonly passwd: string
+  readonly group: string
+}
+
+/**
+ * The user databases of images. What an image holds never changes, so each is read once, from a read-only view of its snapshot,
+ * and the most recent ones are kept: a second container of an image mounts nothing.
+ */
+export class ImageUsers {
+  readonly #containerd: Containerd
+  readonly #host: Pick<ContainerHost, 'withMounts' | 'readInRoot'>
+  readonly #known = new Map<string, Promise<UserDatabase>>()
+
+  constructor(containerd: Containerd, host: Pick<ContainerHost, 'withMounts' | 'readInRoot'>) {
+    this.#containerd = containerd
+    this.#host = host
+  }
+
+  async read(ctx: Ctx, image: Image, snapshotter: string): Promise<UserDatabase> {
+    const key = `${snapshotter}/${image.chainId}`
+    const known = this.#known.get(key)
+    if (known !== undefined) {
+      this.#known.delete(key)
+      this.#known.set(key, known)
+      return known
+    }
+    // Shared by whoever asks meanwhile, so it must not end with the first one's call.
+    const reading = this.#read(withSignal(ctx, AbortSignal.timeout(60_000)), image, snapshotter)
+    this.#known.set(key, reading)
+    reading.catch(() => this.#known.delete(key))
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= maxImages) break
+      this.#known.delete(oldest)
+    }
+    return reading
+  }
+
+  async #read(ctx: Ctx, image: Image, snapshotter: string): Promise<UserDatabase> {
+    const name = `cri-shim-users-${randomUUID()}`
+    await this.#containerd.leases.create(ctx, name, 10 * 60_000)
+    try {
+      const mounts = await this.#containerd.snapshots.view(ctx, snapshotter, name, image.chainId, {}, { lease: name })
+      try {
+        return await this.#host.withMounts(mounts, async (dir) => {
+          const [passwd, group] = await Promise.all([this.#file(dir, '/etc/passwd'), this.#file(dir, '/etc/group')])
+          return { passwd, group }
+        })
+      } finally {
+        await this.#containerd.snapshots.remove(ctx, snapshotter, name)
+      }
+    } catch (error) {
+      throw CriError.from(error, `reading the users of image ${image.references[0] ?? image.id}`)
+    } finally {
+      await this.#containerd.leases.delete(ctx, name)
+    }
+  }
+
+  async #file(dir: string, path: string): Promise<string> {
+    return (await this.#host.readInRoot(dir, path, maxBytes))?.toString('utf8') ?? ''
+  }
+}

@@ -1,0 +1,79 @@
+import { isAbsolute, join, normalize } from 'node:path'
+import { Code, CriError, failedPrecondition, invalidArgument, isNotFound } from '../errors/cri-error.ts'
+import { type Device, type Mount, MountPropagation } from '../generated/cri.ts'
+import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
+import type { ContainerHost } from './deps.ts'
+
+/**
+ * The request's bind mounts with their host paths made sure of: created as a directory when missing (as the kubelet relies on), symlinks
+ * followed, the wanted propagation checked against the mount that the path is on.
+ */
+export async function resolveMounts(host: ContainerHost, mounts: readonly Mount[]): Promise<ResolvedMount[]> {
+  return Promise.all(mounts.map(async (mount) => {
+    if (!isAbsolute(mount.container_path)) throw invalidArgument(`mount: container_path ${JSON.stringify(mount.container_path)} must be an absolute path`)
+    if (mount.image !== null) throw new CriError(Code.UNIMPLEMENTED, `mount ${mount.container_path}: image volumes are not supported by this version; use another volume type`)
+    if (mount.host_path === '') throw invalidArgument(`mount ${mount.container_path}: host_path is empty`)
+    if (!isAbsolute(mount.host_path)) throw invalidArgument(`mount ${mount.container_path}: host_path ${JSON.stringify(mount.host_path)} must be an absolute path`)
+    if (mount.container_path.includes('\0') || mount.host_path.includes('\0')) throw invalidArgument('mount paths must not contain a NUL byte')
+    const hostPath = await resolveOrCreate(host, mount)
+    await checkPropagation(host, mount, hostPath)
+    return {
+      origin: 'cri' as const, containerPath: mount.container_path, hostPath, readonly: mount.readonly, recursiveReadOnly: mount.recursive_read_only,
+      propagation: mount.propagation, uidMappings: mount.uidMappings, gidMappings: mount.gidMappings,
+    }
+  }))
+}
+
+async function resolveOrCreate(host: ContainerHost, mount: Mount): Promise<string> {
+  try {
+    return await host.resolvePath(mount.host_path)
+  } catch (error) {
+    if (!isNotFound(error)) throw CriError.from(error, `mount ${mount.container_path}`)
+  }
+  await host.mkdirAll(mount.host_path, 0o755)
+  return host.resolvePath(mount.host_path)
+}
+
+async function checkPropagation(host: ContainerHost, mount: Mount, hostPath: string): Promise<void> {
+  const { propagation } = mount
+  if (propagation === MountPropagation.PROPAGATION_PRIVATE) return
+  if (propagation !== MountPropagation.PROPAGATION_BIDIRECTIONAL && propagation !== MountPropagation.PROPAGATION_HOST_TO_CONTAINER) {
+    throw invalidArgument(`mount ${mount.container_path}: ${propagation} is no mount propagation mode`)
+  }
+  const actual = await host.propagationOf(hostPath)
+  if (propagation === MountPropagation.PROPAGATION_BIDIRECTIONAL && actual !== 'shared') {
+    throw failedPrecondition(`mount ${mount.container_path}: bidirectional propagation needs a shared mount, and ${hostPath} is on a ${actual} one; run "mount --make-rshared" on it`)
+  }
+  if (propagation === MountPropagation.PROPAGATION_HOST_TO_CONTAINER && actual === 'private') {
+    throw failedPrecondition(`mount ${mount.container_path}: propagation from the host needs a shared or slave mount, and ${hostPath} is on a private one; run "mount --make-rshared" on it`)
+  }
+}
+
+/** The request's devices as nodes. A directory gives every device node in it, as Docker and containerd do. */
+export async function resolveDevices(host: ContainerHost, devices: readonly Device[]): Promise<ResolvedDevice[]> {
+  return Promise.all(devices.map(async (device) => {
+    if (!/^[rwm]{1,3}$/.test(device.permissions)) throw invalidArgument(`device ${device.host_path}: permissions ${JSON.stringify(device.permissions)} must be letters out of "rwm"`)
+    if (!isAbsolute(device.host_path) || !isAbsolute(device.container_path)) throw invalidArgument(`device ${device.host_path}: host_path and container_path must be absolute paths`)
+    const path = await host.resolvePath(device.host_path)
+    const info = await host.statPath(path)
+    if (info === undefined || (info.type !== 'block' && info.type !== 'char' && info.type !== 'fifo')) {
+      throw invalidArgument(`device ${device.host_path}: ${info === undefined ? 'does not exist' : `is a ${info.type}, not a device`}`)
+    }
+    return {
+      path: device.container_path, type: info.type === 'block' ? 'b' as const : info.type === 'char' ? 'c' as const : 'p' as const,
+      major: info.major, minor: info.minor, fileMode: info.mode & 0o7777, uid: info.uid, gid: info.gid, permissions: device.permissions,
+    }
+  }))
+}
+
+/**
+ * The volumes that an image declares and the request does not mount: each a directory of the container's own. INVALID_ARGUMENT for a path
+ * that is not one inside the container.
+ */
+export function imageVolumes(volumes: readonly string[], mounts: readonly Mount[], containerDir: string): { readonly containerPath: string; readonly hostPath: string }[] {
+  const taken = new Set(mounts.map((mount) => normalize(mount.container_path).replace(/(.)\/$/, '$1')))
+  return volumes.map((path) => normalize(isAbsolute(path) ? path : `/${path}`).replace(/(.)\/$/, '$1')).filter((path, index, all) => {
+    if (path === '/' || path.includes('\0')) throw invalidArgument(`the image declares the volume ${JSON.stringify(path)}, which is no directory inside a container`)
+    return !taken.has(path) && all.indexOf(path) === index
+  }).map((containerPath, index) => ({ containerPath, hostPath: join(containerDir, 'volumes', String(index)) }))
+}

@@ -1,0 +1,95 @@
+import { existsSync } from 'node:fs'
+import type { ContainerRecord } from '../containerd/containers.ts'
+import type { TaskProcess } from '../containerd/tasks.ts'
+import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
+import type { Ctx } from '../observability/context.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
+import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
+import type { Container, ContainerStatus } from '../state/records.ts'
+import { decodeStatus, readJson } from '../state/status-file.ts'
+import { intentPath } from './create-container.ts'
+import type { ContainerDeps } from './deps.ts'
+import { finish, handleExit } from './exit.ts'
+import { fifoPaths } from './fifos.ts'
+import { removeContainer } from './remove-container.ts'
+import { saveStatus, statusPath } from './status.ts'
+
+/** As containerd's CRI plugin gives it when nobody knows any more how a container ended. */
+const unknownExitCode = 255
+
+/**
+ * Puts one container of containerd's record into the store, in the state that it is in now: what ended while this service was away gets
+ * its real exit code from the task, output goes on being read, a start that was cut off is undone. False when the container
+ * itself was never made to the end and has been removed.
+ */
+export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: ContainerRecord, task: TaskProcess | undefined): Promise<boolean> {
+  const { id } = record
+  const { layout } = deps
+  if (existsSync(intentPath(layout.containerDir(id)))) {
+    ctx.log.info({ container: id }, 'removing a container that was cut off half-way')
+    await removeContainer(deps, ctx, { id }, record.snapshotter)
+    return false
+  }
+  const metadata = readMetadata(record)
+  const stored = decodeStatus(await readJson(statusPath(layout, id)))
+  const running = task !== undefined && (task.state === 'running' || task.state === 'paused')
+  const status: ContainerStatus = stored?.status ?? {
+    state: task === undefined ? 'exited' : 'running', pid: 0, createdAt: toNanoseconds(record.created_at), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '',
+  }
+  const container: Container = {
+    id, metadata, status, starting: false, removing: false, oomKilled: stored?.oomKilled ?? false, cgroups: stored?.cgroups, user: specUser(record),
+  }
+  deps.containers.put(container)
+  if (running) await goOn(deps, ctx, container, task)
+  else if (task?.state === 'stopped') {
+    await reopen(deps, ctx, container)
+    await handleExit(deps, ctx, id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
+  } else if (task !== undefined) await deps.teardown.destroy(ctx, id)
+  else if (status.state === 'running' || status.state === 'unknown' || stored === undefined) {
+    await finish(deps, ctx, container, {
+      exitCode: unknownExitCode, finishedAt: nowNanoseconds(), oomKilled: container.oomKilled, reason: 'Unknown',
+      message: 'the container ended while nobody watched (the node was restarted, or its shim died): its exit code is not known',
+    })
+  }
+  return true
+}
+
+/** It runs: as before, or since a start whose last step was cut off. */
+async function goOn(deps: ContainerDeps, ctx: Ctx, container: Container, task: TaskProcess): Promise<void> {
+  const cgroups = container.cgroups ?? await deps.host.cgroupPathsOf(task.pid)
+  const startedAt = container.status.startedAt === 0n ? nowNanoseconds() : container.status.startedAt
+  await saveStatus(deps.layout, deps.containers, { ...container, cgroups, status: { ...container.status, state: 'running', pid: task.pid, startedAt } })
+  await reopen(deps, ctx, container)
+}
+
+/** Reads on where the service stopped: what the container printed meanwhile waits in the FIFO. */
+async function reopen(deps: ContainerDeps, ctx: Ctx, container: Container): Promise<void> {
+  const { id, metadata } = container
+  const fifos = fifoPaths(deps.layout.containerIoDir(id), id, { stdin: metadata.config.stdin, tty: metadata.config.tty })
+  if (!existsSync(fifos.stdout)) {
+    ctx.log.warn({ container: id, fifo: fifos.stdout }, 'the container was started by another service: its output does not come here and its log stays as it is')
+    return
+  }
+  if (metadata.config.stdin && existsSync(fifos.stdin)) deps.stdin.hold(id, fifos.stdin)
+  await deps.io.openLog({
+    id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr, logPath: metadata.logPath === '' ? undefined : metadata.logPath,
+    maxLineBytes: deps.settings.maxContainerLogLineSize, recover: true,
+  })
+  deps.io.started(id)
+}
+
+function readMetadata(record: ContainerRecord): ContainerMetadata {
+  try {
+    const metadata = decodeContainerMetadata(record.extensions)
+    if (metadata !== undefined) return metadata
+  } catch (error) {
+    throw new TypeError(`the metadata of container ${record.id} in containerd cannot be read`, { cause: error })
+  }
+  throw new TypeError(`container ${record.id} in containerd is labelled a container of a pod and has no metadata`)
+}
+
+/** Whom the record's OCI spec runs its process as. */
+function specUser(record: ContainerRecord): Container['user'] {
+  const user = record.spec === null ? undefined : parseOciSpec(record.spec.value).process?.user
+  return user === undefined ? undefined : { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids ?? [] }
+}

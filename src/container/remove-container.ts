@@ -1,0 +1,16 @@
+import type { Ctx } from '../observability/context.ts'
+import type { Container } from '../state/records.ts'
+import type { ContainerDeps } from './deps.ts'
+
+/** Deletes a container that does not run: task (should one be left), snapshot, files, record. Idempotent. */
+export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: Pick<Container, 'id'>, snapshotter: string): Promise<void> {
+  const { id } = container
+  await deps.teardown.destroy(ctx, id)
+  await deps.io.closeLog(id)
+  deps.stdin.release(id)
+  // The snapshot goes first: while the record is there, a failure in between is found again.
+  await deps.containerd.snapshots.remove(ctx, snapshotter, id)
+  await deps.host.removeTree(deps.layout.containerStateDir(id))
+  await deps.containerd.containers.delete(ctx, id)
+  await deps.host.removeTree(deps.layout.containerDir(id))
+}

@@ -1,0 +1,86 @@
+import { nowNanoseconds } from '../containerd/timestamp.ts'
+import type { Operation } from '../concurrency/operation.ts'
+import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
+import type { Container, ContainerStatus } from '../state/records.ts'
+import type { ContainerDeps } from './deps.ts'
+import { fifoPaths, makeFifos } from './fifos.ts'
+import { saveStatus } from './status.ts'
+
+/** Why and with which exit code a container could not be started, as `kubectl describe pod` shows it. */
+export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 'exitCode' | 'message'> {
+  if (/executable file not found|exec: .*no such file or directory|stat .*: no such file or directory/.test(message)) return { reason: 'ContainerCannotRun', exitCode: 127, message }
+  if (/exec: .*permission denied|exec .*: permission denied|exec format error/.test(message)) return { reason: 'ContainerCannotRun', exitCode: 126, message }
+  return { reason: 'StartError', exitCode: 128, message }
+}
+
+/**
+ * Starts a created container: FIFOs, log, task. Whoever handles its exit waits until this is over, so that a process that ends at once is
+ * seen running first. A container that cannot be started has ended: its status says why.
+ */
+export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string): Promise<void> {
+  const { id } = container
+  await deps.teardown.exclusive(id, async () => {
+    const now = deps.containers.update(id, (record) => (mayStart(record) ? { ...record, starting: true } : record))
+    if (now === undefined || !now.starting) throw failedPrecondition(notStartable(now ?? container), { reason: 'WrongState' })
+    try {
+      await run(deps, ctx, operation, now, handler)
+    } catch (error) {
+      await failed(deps, withSignal(ctx, AbortSignal.timeout(120_000)), operation, now, error)
+      throw CriError.from(error, `container ${id} cannot be started`)
+    }
+  }, ctx.signal)
+}
+
+function mayStart(container: Container): boolean {
+  return container.status.state === 'created' && !container.starting && !container.removing
+}
+
+function notStartable(container: Container): string {
+  const { id, status } = container
+  if (container.removing) return `container ${id} is being removed`
+  if (status.state === 'running') return `container ${id} runs already`
+  return `container ${id} is ${status.state}: only a created container can be started, and only once; create a new one`
+}
+
+async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string): Promise<void> {
+  const { id, metadata } = container
+  const { containerd, layout } = deps
+  const runtime = deps.runtime(handler)
+  const io = layout.containerIoDir(id)
+  const { tty, stdin } = metadata.config
+  const fifos = fifoPaths(io, id, { tty, stdin })
+  operation.onUndo('close log', () => deps.io.closeLog(id))
+  const [mounts] = await Promise.all([
+    operation.step('snapshot mounts', () => containerd.snapshots.mounts(ctx, runtime.snapshotter, id)),
+    operation.step('open log', async () => {
+      await makeFifos(deps.host, io, fifos)
+      deps.stdin.hold(id, fifos.stdin)
+      await deps.io.openLog({
+        id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr,
+        logPath: metadata.logPath === '' ? undefined : metadata.logPath, maxLineBytes: deps.settings.maxContainerLogLineSize,
+      })
+    }),
+  ])
+  operation.onUndo('destroy task', (signal) => deps.teardown.destroyHeld(withSignal(ctx, signal), id))
+  const pid = await operation.step('create task', () => containerd.tasks.create(ctx, {
+    containerId: id, rootfs: mounts, ...fifos, terminal: tty, options: runtime.options, runtimePath: runtime.path,
+  }))
+  // The cgroup is asked for while the process is sure to be there.
+  const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))
+  await operation.step('start task', () => containerd.tasks.start(ctx, id))
+  deps.io.started(id)
+  await operation.step('write status', () => saveStatus(deps.layout, deps.containers, {
+    ...container, starting: false, cgroups, status: { ...container.status, state: 'running', pid, startedAt: nowNanoseconds() },
+  }))
+}
+
+async function failed(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, error: unknown): Promise<void> {
+  deps.io.started(container.id)
+  for (const failure of await operation.undo()) ctx.log.error({ err: failure.error, container: container.id, step: failure.name }, 'cannot undo a failed start')
+  deps.stdin.release(container.id)
+  const at = nowNanoseconds()
+  await saveStatus(deps.layout, deps.containers, {
+    ...container, starting: false, status: { ...container.status, state: 'exited', pid: 0, startedAt: at, finishedAt: at, ...startFailure(messageOf(error)) },
+  })
+}

@@ -1,0 +1,58 @@
+import type { Any } from '../generated/containerd.ts'
+import type { Init } from '../generated/int64.ts'
+import { packAny } from './any.ts'
+
+/** The options of a runtime handler, as far as containerd passes them to the shim. */
+export interface RuncOptions {
+  readonly systemdCgroup: boolean
+  readonly binaryName: string
+  readonly root: string
+  readonly shimCgroup: string
+  readonly noPivotRoot: boolean
+  readonly noNewKeyring: boolean
+  readonly ioUid: number
+  readonly ioGid: number
+  readonly criuImagePath: string
+  readonly criuWorkPath: string
+}
+
+/** The runtime types whose shim reads containerd.runc.v1.Options. */
+export function isRuncType(runtimeType: string): boolean {
+  return runtimeType === 'io.containerd.runc.v2' || runtimeType === 'io.containerd.runc.v1'
+}
+
+/** `containerd.runc.v1.Options` for the shim of runc and crun. */
+export function runcOptions(options: RuncOptions): Init<Any> {
+  return packAny('containerd.runc.v1.Options', {
+    systemd_cgroup: options.systemdCgroup, binary_name: options.binaryName, root: options.root, shim_cgroup: options.shimCgroup,
+    no_pivot_root: options.noPivotRoot, no_new_keyring: options.noNewKeyring, io_uid: options.ioUid, io_gid: options.ioGid,
+    criu_work_path: options.criuWorkPath,
+  })
+}
+
+/**
+ * `runtimeoptions.v1.Options` (type_url, config_path, config_body) for every other shim: three fields, encoded by hand because the
+ * message belongs to no API of containerd's daemon.
+ */
+export function genericOptions(options: { readonly typeUrl: string; readonly configPath: string; readonly configBody: string }): Init<Any> | undefined {
+  if (options.typeUrl === '' && options.configPath === '' && options.configBody === '') return undefined
+  return { type_url: 'runtimeoptions.v1.Options', value: Buffer.concat([field(1, options.typeUrl), field(2, options.configPath), field(3, options.configBody)]) }
+}
+
+function field(number: number, text: string): Buffer {
+  if (text === '') return Buffer.alloc(0)
+  const body = Buffer.from(text)
+  return Buffer.concat([Buffer.from([(number << 3) | 2]), varint(body.length), body])
+}
+
+/** A protobuf varint. */
+export function varint(value: number): Buffer {
+  const bytes: number[] = []
+  let rest = value
+  while (rest > 0x7f) {
+    bytes.push((rest & 0x7f) | 0x80)
+    rest = Math.floor(rest / 128)
+  }
+  bytes.push(rest)
+  return Buffer.from(bytes)
+}

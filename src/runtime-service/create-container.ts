@@ -1,0 +1,78 @@
+import { createContainer as create } from '../container/create-container.ts'
+import { signalNumber } from '../container/stop-container.ts'
+import { CriError, failedPrecondition, invalidArgument } from '../errors/cri-error.ts'
+import { type CreateContainerRequest, type CreateContainerResponse, type ContainerConfig, NamespaceMode, Signal } from '../generated/cri.ts'
+import type { Init } from '../generated/int64.ts'
+import type { Ctx } from '../observability/context.ts'
+import { containerName } from '../state/name-index.ts'
+import type { Image, Sandbox } from '../state/records.ts'
+import { signalName } from './container-message.ts'
+import type { RuntimeServiceDeps } from './deps.ts'
+import { newId } from './ids.ts'
+import { checkLabels, containerMetadata, sandboxMetadata } from './validate.ts'
+
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'containerNames' | 'mutex' | 'operation' | 'resolveImage'>
+
+/** CreateContainer: everything of a container but its process. A failure takes back everything and gives the name free. */
+export async function createContainer(deps: Deps, ctx: Ctx, request: CreateContainerRequest): Promise<Init<CreateContainerResponse>> {
+  const metadata = containerMetadata(request.config)
+  const config = request.config
+  if (config === null) throw new TypeError('checked above')
+  checkLabels(config.labels, 'config.labels')
+  const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
+  const sandboxConfig = request.sandbox_config ?? sandbox.metadata.config
+  if (sandbox.state !== 'ready') throw failedPrecondition(`pod sandbox ${sandbox.id} is not ready: its pause process has ended; stop and remove it, and run it anew`, { reason: 'SandboxNotReady' })
+  const pod = sandboxMetadata(sandboxConfig, 'sandbox_config')
+  if (config.image === null || config.image.image === '') throw invalidArgument('config.image is missing')
+  const image = deps.resolveImage(config.image.image)
+  const stopSignal = stopSignalOf(config, image, ctx)
+  const targetPid = targetPidOf(deps, config, sandbox)
+  const name = containerName(metadata, pod)
+  const id = newId()
+  const operation = deps.operation('CreateContainer')
+  deps.containerNames.reserve(name, id, operation)
+  try {
+    return await deps.mutex.run(id, async () => {
+      const container = await create(deps.container, ctx, operation, { id, name, sandbox, config, sandboxConfig, image, stopSignal, targetPid })
+      operation.commit()
+      deps.containers.put(container)
+      deps.containerNames.settle(name)
+      return { container_id: id }
+    }, ctx.signal)
+  } catch (error) {
+    const failedAt = operation.currentStep
+    const failures = await operation.undo()
+    for (const failure of failures) ctx.log.error({ err: failure.error, container: id, step: failure.name }, 'cannot undo a step of CreateContainer; the next start of the service tries again')
+    deps.containerNames.release(name, id)
+    const cause = CriError.from(error)
+    throw new CriError(cause.code, `container ${metadata.name} of pod ${pod.namespace}/${pod.name} (step ${failedAt}): ${cause.message}`, { reason: cause.reason, cause: error })
+  }
+}
+
+/** The request's signal, else the image's STOPSIGNAL, else none (SIGTERM). An image's nonsense is not worth failing a pod for. */
+function stopSignalOf(config: ContainerConfig, image: Image, ctx: Ctx): string {
+  if (config.stop_signal !== Signal.RUNTIME_DEFAULT) {
+    const name = signalName(config.stop_signal)
+    if (name === undefined) throw invalidArgument(`stop_signal: ${config.stop_signal} is no signal of CRI`)
+    return name
+  }
+  if (image.config.StopSignal === '') return ''
+  try {
+    signalNumber(image.config.StopSignal)
+    return image.config.StopSignal
+  } catch (error) {
+    ctx.log.warn({ err: error, image: image.id }, 'the image has a STOPSIGNAL that is no signal: SIGTERM is used instead')
+    return ''
+  }
+}
+
+/** The init of the container whose PID namespace is asked for. It must be one of the same pod: anything else would let a container out. */
+function targetPidOf(deps: Deps, config: ContainerConfig, sandbox: Sandbox): number | undefined {
+  const options = config.linux?.security_context?.namespace_options
+  if (options?.pid !== NamespaceMode.TARGET) return undefined
+  if (options.target_id === '') throw invalidArgument('namespace_options.target_id is empty and pid is TARGET')
+  const target = deps.containers.find(options.target_id)
+  if (target.metadata.sandboxId !== sandbox.id) throw invalidArgument(`namespace_options.target_id: container ${target.id} is not of pod sandbox ${sandbox.id}`)
+  if (target.status.state !== 'running') throw failedPrecondition(`namespace_options.target_id: container ${target.id} does not run`)
+  return target.status.pid
+}

@@ -1,0 +1,36 @@
+import { NamespaceMode, type PodSandboxStatusRequest, type PodSandboxStatusResponse } from '../generated/cri.ts'
+import type { Init } from '../generated/int64.ts'
+import type { Ctx } from '../observability/context.ts'
+import { stringifyOciJson } from '../oci-spec/json.ts'
+import { toGoJson } from '../state/go-json.ts'
+import { containerStatusMessage } from './container-message.ts'
+import type { RuntimeServiceDeps } from './deps.ts'
+import { sandboxState } from './filters.ts'
+import { specOf } from './spec-of.ts'
+
+type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'sandboxes' | 'containers' | 'images'>
+
+/** PodSandboxStatus; verbose adds the runtime spec and the CNI result, in the JSON that `crictl inspectp` shows. */
+export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandboxStatusRequest): Promise<Init<PodSandboxStatusResponse>> {
+  const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
+  const { config, ips, runtimeHandler } = sandbox.metadata
+  const options = config.linux?.security_context?.namespace_options ?? { network: NamespaceMode.POD, pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD, target_id: '', userns_options: null }
+  const [ip = '', ...additional] = ips
+  const answer: Init<PodSandboxStatusResponse> = {
+    status: {
+      id: sandbox.id, metadata: config.metadata, state: sandboxState(sandbox), created_at: String(sandbox.createdAt),
+      network: { ip: sandbox.networkDown ? '' : ip, additional_ips: sandbox.networkDown ? [] : additional.map((address) => ({ ip: address })) },
+      linux: { namespaces: { options } }, labels: config.labels, annotations: config.annotations, runtime_handler: runtimeHandler,
+    },
+    containers_statuses: [...deps.containers.values()].filter((container) => container.metadata.sandboxId === sandbox.id).map((container) => containerStatusMessage(container, deps.images)),
+    timestamp: String(BigInt(Date.now()) * 1_000_000n),
+  }
+  if (!request.verbose) return answer
+  const record = await deps.sandbox.containerd.containers.get(ctx, sandbox.id)
+  const info = {
+    pid: sandbox.pid, processStatus: sandbox.state === 'ready' ? 'running' : 'stopped', netNamespaceClosed: sandbox.networkDown, netNamespacePath: sandbox.metadata.netnsPath,
+    image: record?.image ?? '', snapshotKey: record?.snapshot_key ?? '', snapshotter: record?.snapshotter ?? '', runtimeHandler, runtimeType: record?.runtime?.name ?? '',
+    config: toGoJson('runtime.v1.PodSandboxConfig', config), runtimeSpec: specOf(record), cniResult: sandbox.metadata.cniResult ?? null,
+  }
+  return { ...answer, info: { info: stringifyOciJson(info) } }
+}

@@ -1,0 +1,54 @@
+import type { CniPod, PodNetwork } from '../cni/types.ts'
+import type { Containerd } from '../containerd/containerd.ts'
+import type { TaskTeardown } from '../containerd/task-teardown.ts'
+import type { Any } from '../generated/containerd.ts'
+import type { PodSandboxConfig } from '../generated/cri.ts'
+import type { Init } from '../generated/int64.ts'
+import type { Ctx } from '../observability/context.ts'
+import type { Image, Sandbox } from '../state/records.ts'
+import type { Layout } from '../state/status-file.ts'
+import type { Store } from '../state/store.ts'
+
+/** What the sandbox asks of the kernel. */
+export interface SandboxHost {
+  createNetns(path: string, options?: { readonly sysctls?: Readonly<Record<string, string>> }): Promise<void>
+  deleteNetns(path: string): Promise<void>
+  mountShm(path: string, sizeBytes: bigint): Promise<void>
+  unmount(path: string): Promise<void>
+  removeTree(path: string): Promise<void>
+}
+
+/** The pod network as one runtime handler configures it. */
+export interface PodNetworks {
+  add(pod: CniPod, signal: AbortSignal): Promise<PodNetwork>
+  del(pod: CniPod, signal: AbortSignal): Promise<void>
+}
+
+/** A runtime handler as containerd is told of it. */
+export interface SandboxRuntime {
+  /** The handler's name as pods ask for it; empty for the default one. */
+  readonly handler: string
+  /** `io.containerd.runc.v2` */
+  readonly type: string
+  /** Path of the shim binary; empty to find it by the type. */
+  readonly path: string
+  readonly options: Init<Any> | undefined
+  readonly snapshotter: string
+}
+
+export interface SandboxDeps {
+  readonly containerd: Containerd
+  readonly teardown: TaskTeardown
+  readonly host: SandboxHost
+  readonly layout: Layout
+  readonly sandboxes: Store<Sandbox>
+  /** Where network namespaces are bound: /var/run/netns, or under the state directory. */
+  readonly netnsDir: string
+  /** Throws INVALID_ARGUMENT for a handler that is not configured. */
+  readonly runtime: (handler: string) => SandboxRuntime
+  readonly networks: (handler: string) => PodNetworks
+  /** The OCI spec of the pause container. */
+  readonly sandboxSpec: (ctx: Ctx, input: { readonly id: string; readonly config: PodSandboxConfig; readonly netnsPath: string; readonly image: Image; readonly runtimeHandler: string }) => Promise<Init<Any>>
+  /** Labels of the image that containerd may see, the pod's on top. */
+  readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>
+}

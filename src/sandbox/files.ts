@@ -1,0 +1,62 @@
+import { copyFile, mkdir, writeFile } from 'node:fs/promises'
+import { hostname as nodeHostname } from 'node:os'
+import { join } from 'node:path'
+import { invalidArgument } from '../errors/cri-error.ts'
+import { type DNSConfig, NamespaceMode, type PodSandboxConfig } from '../generated/cri.ts'
+import type { Layout } from '../state/status-file.ts'
+
+/** The pod's files that its containers see as /etc/hostname, /etc/hosts and /etc/resolv.conf. */
+export interface SandboxFiles {
+  readonly hostname: string
+  readonly hosts: string
+  readonly resolvConf: string
+}
+
+export function sandboxFiles(layout: Layout, id: string): SandboxFiles {
+  const dir = layout.sandboxDir(id)
+  return { hostname: join(dir, 'hostname'), hosts: join(dir, 'hosts'), resolvConf: join(dir, 'resolv.conf') }
+}
+
+/** What /etc/resolv.conf of the pod says (resolv.conf(5)). INVALID_ARGUMENT for a value that would smuggle in a line of its own. */
+export function resolvConf(dns: DNSConfig): string {
+  for (const [field, values] of [['servers', dns.servers], ['searches', dns.searches], ['options', dns.options]] as const) {
+    for (const value of values) {
+      if (/[\s\0]/.test(value) || value === '') throw invalidArgument(`dns_config.${field}: ${JSON.stringify(value)} must be one word`)
+    }
+  }
+  const lines: string[] = []
+  if (dns.searches.length > 0) lines.push(`search ${dns.searches.join(' ')}`)
+  for (const server of dns.servers) lines.push(`nameserver ${server}`)
+  if (dns.options.length > 0) lines.push(`options ${dns.options.join(' ')}`)
+  return lines.map((line) => `${line}\n`).join('')
+}
+
+/** The name that the pod's UTS namespace gets: the request's; for a pod on the host's network without one, the node's. */
+export function podHostname(config: PodSandboxConfig): string {
+  const hostname = config.hostname
+  if (hostname !== '') {
+    if (hostname.length > 64 || /[^A-Za-z0-9.-]/.test(hostname)) throw invalidArgument(`hostname ${JSON.stringify(hostname)}: at most 64 letters, digits, dots and hyphens`)
+    return hostname
+  }
+  return usesHostNetwork(config) ? nodeHostname() : ''
+}
+
+/** Writes the pod's files. Without DNSConfig the node's resolv.conf is what the pod gets. */
+export async function writeSandboxFiles(layout: Layout, id: string, config: PodSandboxConfig): Promise<void> {
+  const files = sandboxFiles(layout, id)
+  await mkdir(layout.sandboxDir(id), { recursive: true, mode: 0o755 })
+  const hostname = config.hostname === '' ? nodeHostname() : config.hostname
+  await Promise.all([
+    writeFile(files.hostname, `${hostname}\n`, { mode: 0o644 }),
+    copyFile('/etc/hosts', files.hosts),
+    config.dns_config === null ? copyFile('/etc/resolv.conf', files.resolvConf) : writeFile(files.resolvConf, resolvConf(config.dns_config), { mode: 0o644 }),
+  ])
+}
+
+export function usesHostNetwork(config: PodSandboxConfig): boolean {
+  return config.linux?.security_context?.namespace_options?.network === NamespaceMode.NODE
+}
+
+export function usesHostIpc(config: PodSandboxConfig): boolean {
+  return config.linux?.security_context?.namespace_options?.ipc === NamespaceMode.NODE
+}

@@ -1,0 +1,67 @@
+import { readdir } from 'node:fs/promises'
+import type { ContainerRecord } from '../containerd/containers.ts'
+import type { TaskProcess } from '../containerd/tasks.ts'
+import { toNanoseconds } from '../containerd/timestamp.ts'
+import { errnoOf } from '../errors/cri-error.ts'
+import type { Ctx } from '../observability/context.ts'
+import { decodeSandboxMetadata, type SandboxMetadata } from '../state/metadata.ts'
+import type { Sandbox } from '../state/records.ts'
+import type { SandboxDeps } from './deps.ts'
+import { usesHostNetwork } from './files.ts'
+import { readIntent } from './making.ts'
+import { removeSandbox, takeNetworkDown } from './stop-sandbox.ts'
+
+/** The sandbox in containerd's record as it is now; its metadata unreadable is an error that names the container. */
+export function sandboxFromRecord(record: ContainerRecord, task: TaskProcess | undefined, networkDown: boolean): Sandbox {
+  const metadata = readMetadata(record)
+  const running = task !== undefined && task.state !== 'stopped' && task.state !== 'unknown'
+  return {
+    id: record.id, metadata, createdAt: toNanoseconds(record.created_at), state: running ? 'ready' : 'notready', pid: running ? task.pid : 0,
+    networkDown: networkDown || usesHostNetwork(metadata.config),
+  }
+}
+
+function readMetadata(record: ContainerRecord): SandboxMetadata {
+  try {
+    const metadata = decodeSandboxMetadata(record.extensions)
+    if (metadata !== undefined) return metadata
+  } catch (error) {
+    throw new TypeError(`the sandbox metadata of container ${record.id} in containerd cannot be read`, { cause: error })
+  }
+  throw new TypeError(`container ${record.id} in containerd is labelled a sandbox and has no sandbox metadata`)
+}
+
+/** The ids that have a directory of ours. */
+export async function knownDirectories(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
+}
+
+/**
+ * Undoes the sandboxes that a crash cut off half-way. Returns those that could not be undone, as sandboxes that are not ready: they are
+ * listed, so that the kubelet stops and removes them, which tries again.
+ */
+export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, snapshotterOf: (handler: string) => string): Promise<Sandbox[]> {
+  const stuck: Sandbox[] = []
+  for (const id of await knownDirectories(deps.layout.sandboxesDir())) {
+    const intent = await readIntent(deps.layout, id)
+    if (intent === undefined) continue
+    ctx.log.info({ sandbox: id, pod: intent.name }, 'undoing a sandbox that was cut off half-way')
+    try {
+      await deps.teardown.destroy(ctx, id)
+      await takeNetworkDown(deps, ctx.signal, intent)
+      await removeSandbox(deps, ctx, { id }, snapshotterOf(intent.runtimeHandler))
+    } catch (error) {
+      ctx.log.error({ err: error, sandbox: id }, 'cannot undo a sandbox that was cut off half-way; it is listed as not ready and its removal tries again')
+      stuck.push({
+        id, state: 'notready', pid: 0, createdAt: 0n, networkDown: false,
+        metadata: { ...intent, ips: [], cniResult: undefined, processLabel: '' },
+      })
+    }
+  }
+  return stuck
+}

@@ -1,0 +1,113 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from '../concurrency/join.ts'
+import type { Operation } from '../concurrency/operation.ts'
+import { toNanoseconds } from '../containerd/timestamp.ts'
+import type { PodSandboxConfig } from '../generated/cri.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
+import { encodeSandboxMetadata, labels, sandboxExtension, type SandboxMetadata } from '../state/metadata.ts'
+import type { Image, Sandbox } from '../state/records.ts'
+import type { SandboxDeps } from './deps.ts'
+import { usesHostIpc, writeSandboxFiles } from './files.ts'
+import { clearIntent, writeIntent } from './making.ts'
+import { cniPod } from './network.ts'
+
+export interface StartSandboxRequest {
+  readonly id: string
+  readonly name: string
+  readonly config: PodSandboxConfig
+  /** Where the network namespace is to be bound; empty for a pod on the host's network. */
+  readonly netnsPath: string
+  readonly runtimeHandler: string
+  /** The pause image. */
+  readonly image: Image
+}
+
+/** 64 MiB, the size of a pod's /dev/shm as containerd and Docker make it. */
+const shmBytes = 64n * 1024n * 1024n
+
+/**
+ * Makes a pod sandbox: network namespace, files, pause container. The CNI ADD (half of the time) runs beside the snapshot, the container
+ * and `runc create`; the two join before the pause process starts. Every step's way back is in `operation`.
+ */
+export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Operation, request: StartSandboxRequest): Promise<Sandbox> {
+  const { id, config, image, netnsPath } = request
+  const { containerd, host, layout } = deps
+  const runtime = deps.runtime(request.runtimeHandler)
+  const hostNetwork = netnsPath === ''
+  const metadata: SandboxMetadata = {
+    id, name: request.name, config, netnsPath, ips: [], runtimeHandler: request.runtimeHandler, cniResult: undefined, processLabel: '',
+  }
+  const spec = await operation.step('make spec', () => deps.sandboxSpec(ctx, { id, config, netnsPath, image, runtimeHandler: request.runtimeHandler }))
+
+  // The ways back are registered before each thing is made, and are fine with finding nothing: a step that is cut off half-way
+  // (client gone, containerd restarted) may have made its thing all the same.
+  operation.onUndo('remove sandbox directories', async () => {
+    await host.removeTree(layout.sandboxStateDir(id))
+    await host.removeTree(layout.sandboxDir(id))
+  })
+  await operation.step('write intent', () => writeIntent(layout, { id, name: request.name, config, netnsPath, runtimeHandler: request.runtimeHandler }))
+  if (!hostNetwork) {
+    operation.onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
+    await operation.step('create network namespace', () => host.createNetns(netnsPath))
+  }
+
+  const undoCtx = (signal: AbortSignal): Ctx => withSignal(ctx, signal)
+  const [network, pause] = await join<[Awaited<ReturnType<typeof addNetwork>>, Awaited<ReturnType<typeof createPause>>, void]>(ctx.signal, [
+    (signal) => addNetwork(signal),
+    (signal) => createPause(withSignal(ctx, signal)),
+    () => makeFiles(),
+  ])
+
+  async function addNetwork(signal: AbortSignal): Promise<{ readonly ips: readonly string[]; readonly result: unknown }> {
+    if (hostNetwork) return { ips: [], result: undefined }
+    const networks = deps.networks(request.runtimeHandler)
+    const pod = cniPod(metadata)
+    operation.onUndo('cni del', (undoSignal) => networks.del(pod, undoSignal))
+    const made = await operation.step('cni add', () => networks.add(pod, signal))
+    return { ips: made.ips, result: made.asGoCniResult }
+  }
+
+  async function createPause(branch: Ctx): Promise<{ readonly pid: number; readonly createdAt: bigint }> {
+    operation.onUndo('remove pause container', async (signal) => {
+      await deps.teardown.destroy(undoCtx(signal), id)
+      await containerd.containers.delete(undoCtx(signal), id)
+      await containerd.snapshots.remove(undoCtx(signal), runtime.snapshotter, id)
+    })
+    // The container is recorded first: it is what keeps the snapshot from garbage collection.
+    const record = await operation.step('create container record', () => containerd.containers.create(branch, {
+      id,
+      labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindSandbox },
+      image: image.references[0] ?? image.id,
+      runtime: { name: runtime.type, options: runtime.options },
+      spec,
+      snapshotter: runtime.snapshotter,
+      snapshot_key: id,
+      extensions: { [sandboxExtension]: encodeSandboxMetadata(metadata) },
+    }))
+    const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    const pid = await operation.step('create task', () => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
+      containerId: id, rootfs: mounts, stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
+    }), branch.signal))
+    return { pid, createdAt: toNanoseconds(record.created_at) }
+  }
+
+  async function makeFiles(): Promise<void> {
+    await operation.step('write pod files', () => writeSandboxFiles(layout, id, config))
+    if (usesHostIpc(config)) return
+    const shm = layout.sandboxShm(id)
+    operation.onUndo('unmount /dev/shm', () => host.unmount(shm))
+    await operation.step('mount /dev/shm', async () => {
+      await mkdir(shm, { recursive: true, mode: 0o711 })
+      await host.mountShm(shm, shmBytes)
+    })
+  }
+
+  const complete: SandboxMetadata = { ...metadata, ips: network.ips, cniResult: network.result }
+  await join<[void, void]>(ctx.signal, [
+    (signal) => operation.step('start task', () => deps.teardown.exclusive(id, async () => void await containerd.tasks.start(withSignal(ctx, signal), id), signal)),
+    (signal) => operation.step('store metadata', () => containerd.containers.setExtension(withSignal(ctx, signal), id, sandboxExtension, encodeSandboxMetadata(complete))),
+  ])
+  const sandbox: Sandbox = { id, metadata: complete, state: 'ready', createdAt: pause.createdAt, pid: pause.pid, networkDown: hostNetwork }
+  await operation.step('clear intent', () => clearIntent(layout, id))
+  return sandbox
+}
