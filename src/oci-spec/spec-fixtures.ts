@@ -49,13 +49,13 @@ export const settings: SpecSettings = {
   enableUnprivilegedIcmp: false,
 }
 
-function decoded<T>(name: string, message: object): T {
+function decoded(name: string, message: object): object {
   const codec = messageCodec(criProtos(), `runtime.v1.${name}`)
-  return codec.deserialize(codec.serialize(message)) as T
+  return codec.deserialize(codec.serialize(message))
 }
 
-export const containerConfig = (config: Init<ContainerConfig>): ContainerConfig => decoded('ContainerConfig', config)
-export const podConfig = (config: Init<PodSandboxConfig>): PodSandboxConfig => decoded('PodSandboxConfig', config)
+export const containerConfig = (config: Init<ContainerConfig>): ContainerConfig => decoded('ContainerConfig', config) as ContainerConfig
+export const podConfig = (config: Init<PodSandboxConfig>): PodSandboxConfig => decoded('PodSandboxConfig', config) as PodSandboxConfig
 
 export interface Changes {
   readonly config?: Init<ContainerConfig>
