@@ -7,9 +7,10 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { test } from 'node:test'
 import { Code } from '../errors/cri-error.ts'
-import { type LogLine, TestClient, temporaryDirectory } from '../server/test-support.ts'
+import { DatagramReceiver } from '../linux/fixture-datagrams.ts'
+import { type LogLine, TestClient, temporaryDirectory } from '../server/fixtures.ts'
 
-const program = join(import.meta.dirname, 'test-process.ts')
+const program = join(import.meta.dirname, 'fixture-process.ts')
 
 /** A process that serves in a directory of its own. It is killed when the scope is left, whatever happened. */
 class ServeProcess implements AsyncDisposable {
@@ -21,10 +22,10 @@ class ServeProcess implements AsyncDisposable {
   stderr = ''
   #changed = Promise.withResolvers<void>()
 
-  constructor(options: { readonly mode?: string; readonly env?: NodeJS.ProcessEnv; readonly args?: readonly string[] } = {}) {
+  constructor(options: { readonly mode?: string; readonly env?: NodeJS.ProcessEnv } = {}) {
     const { path } = this.#directory
     const args = ['serve', '--config', '/dev/null', '--listen', `unix://${this.socket}`, '--root', `${path}/root`, '--state', `${path}/state`, '--metrics-address', '']
-    this.child = spawn(process.execPath, [program, ...args, ...(options.args ?? [])], {
+    this.child = spawn(process.execPath, [program, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NOTIFY_SOCKET: '', TEST_SERVICE: options.mode, ...options.env },
     })
     const { stdout, stderr } = this.child
@@ -111,10 +112,8 @@ test('a start that fails says why, closes what was open and exits with 1', async
 test('a second service on the same socket does not start and leaves the first alone', async () => {
   await using process = new ServeProcess()
   await process.logged(/is ready/)
-  await using second = new ServeProcess({ args: [] })
-  await second.logged(/is ready/)
-  const third = spawn(globalThis.process.execPath, [program, 'serve', '--config', '/dev/null', '--listen', `unix://${process.socket}`, '--metrics-address', ''], { stdio: ['ignore', 'ignore', 'pipe'] })
-  const text = Buffer.concat(await third.stderr.toArray()).toString()
+  const second = spawn(globalThis.process.execPath, [program, 'serve', '--config', '/dev/null', '--listen', `unix://${process.socket}`, '--metrics-address', ''], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const text = Buffer.concat(await second.stderr.toArray()).toString()
   assert.match(text, new RegExp(`process ${process.child.pid} \\(.*\\) listens there already`))
   using client = new TestClient(process.socket)
   await client.call('Version')
@@ -164,7 +163,7 @@ test('a rejection that nobody caught is logged with its stack and the service go
   using client = new TestClient(process.socket)
   await client.call('StopContainer')
   const line = await process.logged(/a promise was rejected/)
-  assert.match(JSON.stringify(line['err']), /nobody caught this.*test-process\.ts/)
+  assert.match(JSON.stringify(line['err']), /nobody caught this.*fixture-process\.ts/)
   await client.call('Version')
 })
 
@@ -176,7 +175,24 @@ test('an exception that nobody expected is logged with its stack and ends the pr
   assert.deepEqual(await process.exited, [1, null])
   const line = await process.logged(/unexpected exception/)
   assert.equal(line.level, 'fatal')
-  assert.match(JSON.stringify(line['err']), /nobody expected this.*test-process\.ts/)
+  assert.match(JSON.stringify(line['err']), /nobody expected this.*fixture-process\.ts/)
+})
+
+test('systemd is told when the service is ready, that it is alive, and that it stops', async () => {
+  using directory = temporaryDirectory()
+  const name = join(directory.path, 'notify.sock')
+  using manager = new DatagramReceiver(name)
+  // WATCHDOG_PID names the process that is meant; a child cannot know its own in advance, and systemd may leave it out.
+  await using process = new ServeProcess({ env: { NOTIFY_SOCKET: name, WATCHDOG_USEC: '200000' } })
+  assert.equal(await manager.next(), 'STATUS=starting')
+  assert.equal(await manager.next(), `READY=1\nSTATUS=serving on unix://${process.socket}`)
+  assert.equal(await manager.next(), 'WATCHDOG=1')
+  assert.equal(await manager.next(), 'WATCHDOG=1')
+  process.child.kill('SIGTERM')
+  let message = await manager.next()
+  while (message === 'WATCHDOG=1') message = await manager.next()
+  assert.equal(message, 'STOPPING=1\nSTATUS=stopping; pods go on')
+  assert.deepEqual(await process.exited, [0, null])
 })
 
 test('what the metrics address is wrong with is said before anything listens', async () => {

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { Code, type CriError, notFound, unavailable } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { encoded } from './handlers.ts'
-import { encodeResponse, fixture } from './test-support.ts'
+import { encodeResponse, fixture } from './fixtures.ts'
 
 const version = { version: '0.1.0', runtime_name: 'containerd', runtime_version: '2.1.0', runtime_api_version: 'v1' }
 

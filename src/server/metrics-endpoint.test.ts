@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { Code } from '../errors/cri-error.ts'
 import { createMetrics } from '../observability/metrics.ts'
 import { type MetricsEndpointDeps, startMetricsEndpoint, tcpAddress } from './metrics-endpoint.ts'
-import { LogCapture, temporaryDirectory } from './test-support.ts'
+import { LogCapture, temporaryDirectory } from './fixtures.ts'
 
 interface Answer {
   readonly status: number | undefined

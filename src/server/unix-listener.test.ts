@@ -10,7 +10,7 @@ import { createMetrics } from '../observability/metrics.ts'
 import { Endpoint } from './endpoint.ts'
 import { unixSocketPath } from './listen-address.ts'
 import { socketOwner } from './socket-owner.ts'
-import { LogCapture, TestClient, fixture, tableOf, temporaryDirectory } from './test-support.ts'
+import { LogCapture, TestClient, fixture, tableOf, temporaryDirectory } from './fixtures.ts'
 import { listenOnUnixSocket } from './unix-listener.ts'
 
 const mode = (path: string): number => lstatSync(path).mode & 0o777

@@ -1,6 +1,6 @@
 import { CriError, Code } from '../errors/cri-error.ts'
-import { tableOf } from '../server/test-support.ts'
-import { runProcess } from './main.ts'
+import { tableOf } from '../server/fixtures.ts'
+import { runProcess } from './command-line.ts'
 
 // The binary with a small service behind it, for the tests of this folder. TEST_SERVICE says how it behaves.
 
