@@ -54,6 +54,8 @@ test('resolveUser looks names up and adds groups by policy', () => {
   assert.deepEqual(resolveUser({}, PASSWD, GROUP, [], Merge), { uid: 0, gid: 0, additionalGids: [0, 10], username: 'root', home: '/root' })
   assert.equal(resolveUser({ uid: 7 }, PASSWD, GROUP, [], Merge).home, undefined)
   assert.equal(resolveUser({ uid: 1000, gid: 0 }, PASSWD, GROUP, [], Strict).gid, 0)
+  // The user's own group is the primary one, which a requested gid replaces.
+  assert.deepEqual(resolveUser({ uid: 1000, gid: 5 }, PASSWD, GROUP, [], Merge).additionalGids, [5, 10, 29])
 })
 
 test('resolveUser: junk lines make nobody root, and unknown names are named', () => {
