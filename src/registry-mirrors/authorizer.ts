@@ -114,7 +114,7 @@ export class Authorizer {
     const response = await this.#send(url, { method: 'GET', authorization }, scope)
     // A token service that knows only the oauth2 way.
     if (credential.kind === 'password' && (response.statusCode === 404 || response.statusCode === 405)) {
-      discardBody(response)
+      await discardBody(response)
       const form = { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password', username: credential.username, password: credential.password }
       return this.#post(realm, form, scope)
     }
@@ -140,7 +140,7 @@ export class Authorizer {
   async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope): Promise<Token> {
     const status = response.statusCode ?? 0
     if (status < 200 || status > 299) {
-      discardBody(response)
+      await discardBody(response)
       throw refused(status, realm, scope)
     }
     let body: unknown

@@ -1,6 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import { HostFailure } from './failures.ts'
 
+const drainTimeoutMs = 1000
+
 /**
  * Reads a response's body in large pieces: while one piece is being written, the next one is collected. Nothing is lost when the
  * connection breaks: what had arrived is handed out before the error.
@@ -106,12 +108,25 @@ export async function readBody(response: IncomingMessage, maxBytes: number, idle
   }
 }
 
-/** Lets go of a body that nobody reads: a short one is drained so that the connection can be used again. */
-export function discardBody(response: IncomingMessage): void {
-  response.on('error', () => {})
+/**
+ * Lets go of a body that nobody reads: a short one is drained so that the connection can be used again. Resolves when that is so, or
+ * when the connection was ended instead.
+ */
+export async function discardBody(response: IncomingMessage): Promise<void> {
+  const over = Promise.withResolvers<void>()
+  response.on('error', over.resolve)
+  response.once('end', over.resolve)
+  response.once('close', over.resolve)
   const length = response.headers['content-length']
-  if (isHead(response) || (length !== undefined && Number(length) <= 64 * 1024)) response.resume()
-  else response.destroy()
+  const worthIt = isHead(response) || (length !== undefined && Number(length) <= 64 * 1024)
+  if (!worthIt || response.destroyed) {
+    response.destroy()
+    return
+  }
+  const timer = setTimeout(() => response.destroy(), drainTimeoutMs)
+  response.resume()
+  await over.promise
+  clearTimeout(timer)
 }
 
 /** A HEAD's answer names the length of a body that it does not have. Node keeps the request at an answer, though its types do not say so. */

@@ -84,7 +84,12 @@ export function failureOfError(error: unknown, host: RegistryHost): HostFailure 
   const errno = errnoOf(error) ?? innerErrno(error)
   const known = errno === undefined ? undefined : unreachable[errno]
   if (known !== undefined) return new HostFailure('unreachable', known.text, { transient: known.transient, cause: error })
-  if (errno !== undefined && certificateErrors.test(errno)) {
+  if (errno?.startsWith('ERR_SSL_') === true && /CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE/.test(errno)) {
+    const where = host.source.endsWith('hosts.toml') ? host.source : 'a hosts.toml'
+    const text = errno.includes('HANDSHAKE_FAILURE') ? 'refused the TLS handshake' : `wants a client certificate: name it with client in ${where}`
+    return new HostFailure('unreachable', text, { cause: error })
+  }
+  if (errno !== undefined && !errno.startsWith('ERR_SSL_') && certificateErrors.test(errno)) {
     const remedy = host.source.endsWith('hosts.toml') ? `name its authority with ca in ${host.source}` : 'name its authority in a hosts.toml'
     const text = errno === 'CERT_HAS_EXPIRED' ? 'its certificate has expired' : errno === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'its certificate is for another host name' : `its certificate is not trusted: ${remedy}`
     return new HostFailure('unreachable', text, { cause: error })

@@ -198,7 +198,7 @@ export class RegistryClient {
   /** Undefined when the answer's head does not tell everything. */
   async #byHead(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor | undefined> {
     const response = await this.#answer(host, plan, question)
-    discardBody(response)
+    await discardBody(response)
     const status = response.statusCode ?? 0
     // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself.
     if (status !== 200) {
@@ -240,7 +240,7 @@ export class RegistryClient {
     try {
       return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes) }
     } catch (error) {
-      discardBody(response)
+      await discardBody(response)
       throw error
     }
   }
@@ -266,12 +266,12 @@ export class RegistryClient {
     const first = this.#authorizer.known(scope)
     const { response, redirected } = await this.#transport.send(host, { ...question, url, authorization: first, signal, log })
     if (response.statusCode !== 401 || redirected) return response
-    discardBody(response)
+    await discardBody(response)
     const second = await this.#authorizer.answer(response, first, scope)
     if (second === first) throw stillUnauthorized(credential)
     const answer = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
     if (answer.response.statusCode !== 401 || answer.redirected) return answer.response
-    discardBody(answer.response)
+    await discardBody(answer.response)
     throw stillUnauthorized(credential)
   }
 

@@ -69,9 +69,9 @@ export class Transport {
     for (let redirects = 0; ; redirects++) {
       const sameOrigin = url.host === first.host && url.protocol === first.protocol
       const response = await this.#sendOnce(host, url, sameOrigin, request)
-      const next = request.method === 'POST' ? undefined : redirectTarget(response, url)
+      const next = request.method === 'POST' ? undefined : await redirectTarget(response, url)
       if (next === undefined) return { response, redirected: !sameOrigin }
-      discardBody(response)
+      await discardBody(response)
       if (redirects === maxRedirects) throw new HostFailure('server', `more than ${maxRedirects} redirects`)
       if (request.believed === true && url.protocol === 'https:' && next.protocol === 'http:') {
         throw new HostFailure('server', `redirects to plain HTTP (${next.host}), where a tag cannot be trusted`)
@@ -208,7 +208,7 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
     // Stays for the life of the request: an error after the response belongs to the body, whose reader sees it.
     request.on('error', (error) => {
       clearTimeout(timer)
-      const errno = errnoOf(error)
+      const errno = errnoOf(error);
       const stale = request.reusedSocket && !signal.aborted && (errno === 'ECONNRESET' || errno === 'EPIPE')
       reject(stale ? new StaleConnection('stale connection', { cause: error }) : error)
     })
@@ -221,18 +221,18 @@ function isConnecting(socket: Socket & { readonly secureConnecting?: boolean }):
   return socket.connecting || socket.secureConnecting === true
 }
 
-function redirectTarget(response: IncomingMessage, from: URL): URL | undefined {
+async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL | undefined> {
   const location = response.headers.location
   if (location === undefined || ![301, 302, 303, 307, 308].includes(response.statusCode ?? 0)) return undefined
   let target: URL
   try {
     target = new URL(location, from)
   } catch (error) {
-    discardBody(response)
+    await discardBody(response)
     throw new HostFailure('server', 'redirects to something that is no URL', { cause: error })
   }
   if (target.protocol !== 'https:' && target.protocol !== 'http:') {
-    discardBody(response)
+    await discardBody(response)
     throw new HostFailure('server', `redirects to a ${target.protocol} address`)
   }
   target.username = ''

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Code, CriError } from '../errors/cri-error.ts'
+import { parseDurationMs } from './duration.ts'
+import { parseHostsFile } from './hosts-file.ts'
+
+const file = '/etc/certs.d/reg.example/hosts.toml'
+
+test('every field, at the root and under a host', () => {
+  const parsed = parseHostsFile(`
+server = "https://reg.example:8443/base" # the fallback
+capabilities = ["pull", "Resolve"]
+ca = "ca.crt"
+client = [["one.cert", "one.key"], ["/abs/two.pem", ""]]
+skip_verify = true
+dial_timeout = "1m30s"
+[header]
+  x-root = "1"
+
+["host".'https://a.example/v2/proxy']
+  override_path = true
+  ca = ["x.crt", "/abs/y.crt"]
+  client = "both.pem"
+  dial_timeout = "1.5s"
+  [host."https://a.example/v2/proxy".header]
+    Authorization = "Basic c2VjcmV0"
+    x-many = ["1", "2"]
+[host."http://10.0.0.1:5000"]
+  client = ["p.pem", "q.pem"]
+[host."b.example"]
+`, file)
+  assert.deepEqual(parsed.warnings, [])
+  assert.deepEqual(parsed.hosts.map(({ address, line }) => [address.protocol, address.host, address.path, line]), [
+    ['https', 'a.example', '/v2/proxy', 11], ['http', '10.0.0.1:5000', '', 19], ['https', 'b.example', '', 21],
+  ])
+  const [a, b, c] = parsed.hosts
+  assert.deepEqual(a?.tls, { caFiles: ['/etc/certs.d/reg.example/x.crt', '/abs/y.crt'], clientPairs: [{ certFile: '/etc/certs.d/reg.example/both.pem' }], skipVerify: false })
+  assert.deepEqual([a?.overridePath, a?.dialTimeoutMs, a?.headers], [true, 1500, { Authorization: ['Basic c2VjcmV0'], 'x-many': ['1', '2'] }])
+  assert.deepEqual(b?.tls?.clientPairs, [{ certFile: '/etc/certs.d/reg.example/p.pem' }, { certFile: '/etc/certs.d/reg.example/q.pem' }])
+  assert.deepEqual([c?.tls, c?.capabilities, c?.overridePath], [undefined, undefined, false])
+  assert.deepEqual(parsed.server?.address, { protocol: 'https', host: 'reg.example:8443', path: '/base', hasCredentials: false })
+  assert.deepEqual([parsed.server?.capabilities, parsed.server?.dialTimeoutMs, parsed.server?.headers], [['pull', 'resolve'], 90_000, { 'x-root': ['1'] }])
+  assert.deepEqual(parsed.server?.tls, {
+    caFiles: ['/etc/certs.d/reg.example/ca.crt'], skipVerify: true,
+    clientPairs: [{ certFile: '/etc/certs.d/reg.example/one.cert', keyFile: '/etc/certs.d/reg.example/one.key' }, { certFile: '/abs/two.pem' }],
+  })
+})
+
+test('the order of the file counts, whatever the keys look like', () => {
+  const parsed = parseHostsFile(`
+[host.20.header]
+a = "1"
+[other]
+b = """
+[host."https://not-a-host"]
+"""
+c = [ # ]
+  "[host.'https://neither']",
+]
+[host.10]
+[host."https://c"] # [host."https://comment"]
+[host.20]
+`, file)
+  assert.deepEqual(parsed.hosts.map((host) => host.address.host), ['20', '10', 'c'])
+})
+
+test('a broken file names file, line and remedy', () => {
+  const cases: readonly (readonly [string, number, RegExp])[] = [
+    ['server = "x"\n[host."https://a"\nfoo = 1', 2, /not valid TOML/],
+    ['server = 1', 1, /must be a string/],
+    ['# c\nserver = "ftp://x"', 2, /scheme "ftp" is not supported/],
+    ['[host."https://a"]\ncapabilities = ["pull", "resolv"]', 2, /unknown capability "resolv"/],
+    ['[host."https://a"]\ncapabilities = "pull"', 2, /must be an array/],
+    ['[host."https://a"]\n\nskip_verify = "true"', 3, /without quotes/],
+    ['[host."https://a"]\ndial_timeout = 5', 2, /duration in quotes/],
+    ['[host."https://a"]\ndial_timeout = "5"', 2, /duration in quotes/],
+    ['[host."https://a"]\nca = 1', 2, /path or an array/],
+    ['[host."https://a"]\nclient = [["a", "b", "c"]]', 2, /pairs/],
+    ['[host."https://a"]\n[host."https://a".header]\nx = 1', 3, /header "x" must be/],
+    ['[host."https://a".header]\nx = "secret\\r\\ninjected: 1"', 2, /header "x" has a character/],
+    ['[host."https://a".header]\n"x y" = "1"', 2, /not a header name/],
+    ['[[host]]\nurl = "x"', 1, /written \[host\."https/],
+    ['[host]\n"https://a" = true', 2, /not a table/],
+    ['[host."https://"]', 1, /not a URL|no host name/],
+  ]
+  for (const [text, line, why] of cases) {
+    assert.throws(() => parseHostsFile(text, file), (error) => {
+      assert.ok(error instanceof CriError, text)
+      assert.equal(error.code, Code.FAILED_PRECONDITION)
+      assert.match(error.message, why)
+      assert.ok(error.message.startsWith(`${file}:${line}: `), `${error.message} for ${text}`)
+      assert.doesNotMatch(error.message, /secret/)
+      return true
+    })
+  }
+})
+
+test('what is odd but usable is warned about, with its line', () => {
+  const { warnings, server, hosts } = parseHostsFile(`server = "https://docker.io"
+capabilites = ["pull"]
+[host."https://user:hunter2@mirror.example"]
+skip-verify = true
+server = "https://late.example"
+[host."https://hub.docker.com"]
+`, file)
+  assert.equal(server?.address.host, 'registry-1.docker.io')
+  assert.equal(hosts[0]?.address.host, 'mirror.example')
+  assert.equal(hosts[1]?.address.host, 'registry-1.docker.io')
+  const expected = [
+    [1, /"https:\/\/docker\.io" serves no registry API; registry-1\.docker\.io is used/], [2, /"capabilites".*did you mean capabilities\?/],
+    [3, /password in the URL are not used/], [4, /"skip-verify".*did you mean skip_verify\?/], [5, /"server".*above the first \[host/], [6, /registry-1/],
+  ] as const
+  for (const [line, why] of expected) {
+    assert.ok(warnings.some((warning) => warning.startsWith(`${file}:${line}: `) && why.test(warning)), `${line} ${why} in\n${warnings.join('\n')}`)
+  }
+  assert.equal(warnings.length, expected.length)
+  assert.doesNotMatch(warnings.join(), /hunter2/)
+})
+
+test('durations are Go’s', () => {
+  const cases = { '30s': 30_000, '1h1m1s1ms': 3_661_001, '1.5s': 1500, '.5s': 500, '0': 0, '100us': 0.1, '-2s': -2000 }
+  for (const [text, ms] of Object.entries(cases)) assert.equal(parseDurationMs(text), ms, text)
+  for (const text of ['', '5', 's', '5 s', '1s2', '1d', 'x']) assert.equal(parseDurationMs(text), undefined, text)
+})
