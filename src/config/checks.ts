@@ -1,0 +1,34 @@
+import { isIP } from 'node:net'
+
+// Each check answers what is wrong with a value, to be put behind the setting's name, or undefined.
+
+// The kernel's sun_path has room for 107 bytes and a zero.
+const MAX_SOCKET_PATH_BYTES = 107
+
+/** A unix socket: `unix:///path`, or the bare path. */
+export function checkEndpoint(value: string): string | undefined {
+  const path = value.startsWith('unix://') ? value.slice('unix://'.length) : value
+  if (!path.startsWith('/')) return `must be a unix socket such as unix:///run/containerd/containerd.sock, not ${JSON.stringify(value)}`
+  const length = Buffer.byteLength(path)
+  return length > MAX_SOCKET_PATH_BYTES ? `has a path of ${length} bytes; the kernel allows ${MAX_SOCKET_PATH_BYTES}: ${JSON.stringify(value)}` : undefined
+}
+
+/** `127.0.0.1:10270`, `[::1]:10270`, `localhost:10270`. */
+export function checkHostPort(value: string): string | undefined {
+  const match = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(value)
+  const bad = match === null || Number(match[3]) > 65_535 || (match[1] !== undefined && isIP(match[1]) !== 6)
+  return bad ? `must be HOST:PORT such as 127.0.0.1:10270, or "" for none, not ${JSON.stringify(value)}` : undefined
+}
+
+/** What containerd knows as a seccomp profile name. */
+export function checkSeccompProfile(value: string): string | undefined {
+  if (value === 'unconfined' || value === 'runtime/default' || value === 'docker/default' || value.startsWith('localhost/')) return undefined
+  return `must be "", "unconfined", "runtime/default" or "localhost/PATH", not ${JSON.stringify(value)}`
+}
+
+/** The URL of a registry mirror. Credentials in it are not repeated. */
+export function checkRegistryUrl(value: string): string | undefined {
+  const url = URL.canParse(value) ? new URL(value) : undefined
+  if (url !== undefined && (url.protocol === 'https:' || url.protocol === 'http:') && url.hostname !== '') return undefined
+  return `must be a URL such as https://mirror.example.com, not ${JSON.stringify(value.replace(/\/\/[^/@]*@/, '//…@').replace(/\?.*$/, ''))}`
+}
