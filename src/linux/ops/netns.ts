@@ -55,6 +55,11 @@ function openMountPoint(target: string): number {
     if (libc.flock(fd, K.LOCK_EX | K.LOCK_NB) === -1) {
       throw new CriError(Code.ALREADY_EXISTS, `another call makes the network namespace ${target} now`, { reason: 'EEXIST' })
     }
+    // Between our open and our lock another call may have come and gone: then its mount is over the file, or the name leads elsewhere.
+    const now = lstatSync(target, { throwIfNoEntry: false })
+    if (now?.ino !== stat.ino || now.dev !== stat.dev) {
+      throw new CriError(Code.ALREADY_EXISTS, `another call made or removed the network namespace ${target} meanwhile`, { reason: 'EEXIST' })
+    }
     return fd
   } catch (error) {
     libc.close(fd)
