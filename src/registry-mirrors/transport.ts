@@ -153,7 +153,7 @@ export class Transport {
       this.#agents.set(key, known)
       return known
     }
-    const options = { keepAlive: true, maxFreeSockets: 16, timeout: idleSocketMs, highWaterMark: 256 * 1024, autoSelectFamilyAttemptTimeout: 2000, ...proxyOptions(proxy) }
+    const options = { keepAlive: true, maxFreeSockets: 16, timeout: idleSocketMs, autoSelectFamilyAttemptTimeout: 2000, ...proxyOptions(proxy) }
     const agent = material === undefined
       ? new http.Agent(options)
       : new https.Agent({ ...options, secureContext: material.secureContext, rejectUnauthorized: !material.skipVerify })
