@@ -272,11 +272,13 @@ export class CniManager extends EventEmitter<Events> {
 
   async #del(pod: CniPod, signal: AbortSignal): Promise<void> {
     const records = await this.#cache.ofContainer(pod.id, this.#networkNames())
-    const args = { cniArgs: cniArgsOf(pod), capabilityArgs: capabilityArgsOf(pod) }
+    const args = argsOf(pod)
     if (records.length > 0) {
       await this.#delRecords(records, () => ({ podName: podName(pod), netns: pod.netnsPath, fallbackArgs: args }), signal)
       return
     }
+    // Its ADD was refused for the same reason.
+    if (args === undefined) return
     const networks = [...this.#conf.networks.entries()].reverse()
     await forEachNetwork(networks, this.#options.setupSerially === true, async ([i, { list }]) => {
       const attachment = { list, containerId: pod.id, podName: podName(pod), ifName: `eth${i}`, netns: pod.netnsPath, ...args }
@@ -286,7 +288,7 @@ export class CniManager extends EventEmitter<Events> {
 
   async #delRecords(
     records: readonly CacheRecord[],
-    how: (record: CacheRecord) => { podName: string; netns: string; fallbackArgs?: { cniArgs: [string, string][]; capabilityArgs: JsonObject } },
+    how: (record: CacheRecord) => { podName: string; netns: string; fallbackArgs?: ReturnType<typeof argsOf> },
     signal: AbortSignal,
   ): Promise<void> {
     const newestFirst = records.toSorted((a, b) => b.ifName.localeCompare(a.ifName, 'en', { numeric: true }))
@@ -357,6 +359,15 @@ export class CniManager extends EventEmitter<Events> {
     if (conf === this.#conf) this.#notReady = problems.length === 0 ? '' : combined(problems).message
     this.#announce()
     return this.status()
+  }
+}
+
+/** Undefined for a pod that cannot be put in words for plugins. */
+function argsOf(pod: CniPod): { readonly cniArgs: [string, string][]; readonly capabilityArgs: JsonObject } | undefined {
+  try {
+    return { cniArgs: cniArgsOf(pod), capabilityArgs: capabilityArgsOf(pod) }
+  } catch {
+    return undefined
   }
 }
 

@@ -92,3 +92,15 @@ test('ids that would leave the cache directory are refused', async () => {
     await assert.rejects(manager.delCached(id), refused)
   }
 })
+
+test('a pod whose ADD was refused for its name can be removed', async () => {
+  using sandbox = new Sandbox()
+  sandbox.plugin('fake', 'touch "$dir/ran"')
+  sandbox.conf('10-a.conflist', { cniVersion: '1.0.0', name: 'a', plugins: [{ type: 'fake' }] })
+  const manager = sandbox.manager()
+  await manager.start()
+  const forged = podIn('/x', { name: 'x;K8S_POD_NAMESPACE=other' })
+  await assert.rejects(manager.add(forged, testSignal()), (error: unknown) => error instanceof CriError && error.code === Code.INVALID_ARGUMENT)
+  await manager.del(forged, testSignal())
+  assert.throws(() => sandbox.read('ran'), /ENOENT/)
+})

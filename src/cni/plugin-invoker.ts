@@ -3,7 +3,7 @@ import { Code, CriError, failedPrecondition, internal } from '../errors/cri-erro
 import { pluginInput } from './capabilities.ts'
 import { isJsonObject } from './json.ts'
 import { findPlugin } from './plugin-path.ts'
-import { type PluginExit, runPluginProcess } from './plugin-process.ts'
+import { inheritedEnv, type PluginExit, runPluginProcess } from './plugin-process.ts'
 import { withVersion } from './result.ts'
 import type { JsonObject, NetworkList, ObservePlugin, PluginConf } from './types.ts'
 
@@ -46,6 +46,8 @@ export interface PluginInvokerOptions {
 export class PluginInvoker {
   readonly #options: PluginInvokerOptions
   readonly #queue: BoundedQueue
+  /** Taken once: reading process.env costs a tenth of a millisecond per run. */
+  readonly #inherited = inheritedEnv(process.env)
 
   constructor(options: PluginInvokerOptions) {
     this.#options = options
@@ -83,7 +85,7 @@ export class PluginInvoker {
       try {
         const exit = await runPluginProcess({
           path,
-          env: this.#env(command, attachment),
+          env: { ...this.#inherited, ...this.#env(command, attachment) },
           stdin: pluginInput(plugin, list, attachment.capabilityArgs, prevResult),
           timeoutMs: this.#options.timeoutMs,
           signal,

@@ -3,10 +3,10 @@ import { chmodSync, closeSync, copyFileSync, openSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Code, CriError } from '../errors/cri-error.ts'
-import { type PluginRun, runPluginProcess } from './plugin-process.ts'
+import { inheritedEnv, type PluginRun, runPluginProcess } from './plugin-process.ts'
 import { Sandbox, testSignal } from './test-support.ts'
 
-const run = (path: string, more: Partial<PluginRun> = {}): PluginRun => ({ path, env: { CNI_COMMAND: 'ADD' }, stdin: '{}', timeoutMs: 30_000, signal: testSignal(), what: 'fake ADD', ...more })
+const run = (path: string, more: Partial<PluginRun> = {}): PluginRun => ({ path, env: { PATH: '/usr/bin:/bin', CNI_COMMAND: 'ADD' }, stdin: '{}', timeoutMs: 30_000, signal: testSignal(), what: 'fake ADD', ...more })
 const failsWith = (code: Code, pattern: RegExp) => (error: unknown): boolean => {
   assert.ok(error instanceof CriError, String(error))
   assert.match(error.message, pattern)
@@ -15,16 +15,14 @@ const failsWith = (code: Code, pattern: RegExp) => (error: unknown): boolean => 
 
 test('input, environment, output and exit code arrive', async () => {
   using sandbox = new Sandbox()
-  process.env['NOTIFY_SOCKET'] = '/nowhere'
-  process.env['CNI_STALE'] = 'x'
-  try {
-    const path = sandbox.plugin('fake', `cat; printf ' %s|%s|%s|%s' "$CNI_COMMAND" "$NOTIFY_SOCKET" "$CNI_STALE" "\${PATH:+path}"; echo err >&2; exit 3`)
-    const big = 'x'.repeat(300_000)
-    assert.deepEqual(await runPluginProcess(run(path, { stdin: big })), { code: 3, signal: null, stdout: `${big} ADD|||path`, stderr: 'err\n' })
-  } finally {
-    delete process.env['NOTIFY_SOCKET']
-    delete process.env['CNI_STALE']
-  }
+  const path = sandbox.plugin('fake', `cat; printf ' %s|%s' "$CNI_COMMAND" "\${PATH:+path}"; echo err >&2; exit 3`)
+  const big = 'x'.repeat(300_000)
+  assert.deepEqual(await runPluginProcess(run(path, { stdin: big })), { code: 3, signal: null, stdout: `${big} ADD|path`, stderr: 'err\n' })
+})
+
+test('plugins inherit what their tools need, not what systemd, Node.js or another runtime told this process', () => {
+  const env = { PATH: '/bin', HTTPS_PROXY: 'x', NOTIFY_SOCKET: '/s', WATCHDOG_USEC: '1', LISTEN_FDS: '1', NODE_OPTIONS: '--x', CNI_STALE: 'x' }
+  assert.deepEqual(inheritedEnv(env), { PATH: '/bin', HTTPS_PROXY: 'x' })
 })
 
 test('a plugin that does not read its input, dies of a signal, or says too much on standard error', async () => {

@@ -14,8 +14,8 @@ const busyPauseMs = 200
 /** One run of a plugin. */
 export interface PluginRun {
   readonly path: string
-  /** CNI_COMMAND and its companions; the rest of the environment is this process's own. */
-  readonly env: Readonly<Record<string, string>>
+  /** The whole environment: `inheritedEnv` and CNI_COMMAND with its companions. */
+  readonly env: NodeJS.ProcessEnv
   readonly stdin: string
   /** In milliseconds. After it, and when `signal` aborts, the plugin and all of its process group are killed. */
   readonly timeoutMs: number
@@ -52,7 +52,7 @@ export async function runPluginProcess(run: PluginRun): Promise<PluginExit> {
 }
 
 async function runOnce(run: PluginRun): Promise<PluginExit> {
-  const child = spawn(run.path, [], { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: environment(run.env) })
+  const child = spawn(run.path, [], { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: run.env })
   const stdout: Buffer[] = []
   let stdoutBytes = 0
   let stderr = Buffer.alloc(0)
@@ -117,13 +117,10 @@ function killGroup(child: ChildProcess): void {
   }
 }
 
-/** Plugins need PATH for iptables and the like, but must not speak to systemd in our name. */
-function environment(cni: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
-  const env: NodeJS.ProcessEnv = {}
-  for (const [key, value] of Object.entries(process.env)) {
-    if (!key.startsWith('CNI_') && key !== 'NOTIFY_SOCKET' && key !== 'WATCHDOG_PID' && key !== 'WATCHDOG_USEC' && !key.startsWith('LISTEN_')) env[key] = value
-  }
-  return Object.assign(env, cni)
+/** What plugins get of an environment: they need PATH for iptables and the like, but must not speak to systemd in our name. */
+export function inheritedEnv(from: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const ours = /^(CNI_|LISTEN_|NOTIFY_SOCKET$|WATCHDOG_|NODE_)/
+  return Object.fromEntries(Object.entries(from).filter(([key]) => !ours.test(key)))
 }
 
 function aborted(run: PluginRun): CriError {

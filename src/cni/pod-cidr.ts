@@ -2,7 +2,7 @@ import { mkdir, readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { failedPrecondition, internal, invalidArgument, messageOf } from '../errors/cri-error.ts'
-import { replaceFile } from './atomic-file.ts'
+import { writeFileAtomic } from '../linux/atomic-file.ts'
 import { parseConflist } from './conflist.ts'
 import { GoTemplate } from './go-template.ts'
 
@@ -46,7 +46,7 @@ export async function writeConflistFromTemplate(templatePath: string, confDir: s
   const file = join(confDir, generatedConflist)
   try {
     await mkdir(confDir, { recursive: true, mode: 0o755 })
-    await replaceFile(file, text, 0o644)
+    await writeFileAtomic(file, text, { mode: 0o644 })
   } catch (error) {
     throw internal(`cannot write ${file}: ${messageOf(error)}`, { reason: 'CNI_TEMPLATE', cause: error })
   }

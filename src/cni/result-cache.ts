@@ -1,7 +1,7 @@
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { randomUUID } from 'node:crypto'
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { errnoOf, internal, messageOf } from '../errors/cri-error.ts'
-import { replaceFile } from './atomic-file.ts'
 import { isValidCniName, parseConflist } from './conflist.ts'
 import { isJsonObject } from './json.ts'
 import type { CachedAttachment, JsonObject, NetworkList } from './types.ts'
@@ -118,6 +118,21 @@ export class ResultCache {
 
   #path(attachment: CachedAttachment): string {
     return join(this.#results, `${attachment.network}-${attachment.containerId}-${attachment.ifName}`)
+  }
+}
+
+/**
+ * A reader sees the old or the new content, never a part. Without waiting for the disk, as that would cost each pod several of its waits; a record that a power
+ * failure cuts short still says by its name what is to be released.
+ */
+async function replaceFile(path: string, content: string, mode: number): Promise<void> {
+  const temporary = join(dirname(path), `.${basename(path)}.${randomUUID().slice(0, 8)}.tmp`)
+  try {
+    await writeFile(temporary, content, { mode, flag: 'wx' })
+    await rename(temporary, path)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw error
   }
 }
 
