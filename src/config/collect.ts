@@ -89,7 +89,11 @@ export function collectFile(file: ConfigFile, collected: Collected, diagnostics:
   if (file.version === undefined && !file.imported && ids.some((id) => id !== V1_PLUGIN_ID && id !== PLUGIN_IDS.shim)) {
     const version = ids.some((id) => id === PLUGIN_IDS.images || id === PLUGIN_IDS.runtime) ? 3 : 2
     const where = { file: file.path, line: 1, column: 1 }
-    diagnostics.warning('version', `there is no version line: containerd 1.x takes the file for version 1 and reads none of its plugin sections; write version = ${version} at the top`, where)
+    diagnostics.warning(
+      'version',
+      `there is no version line: containerd 1.x takes the file for version 1 and reads none of its plugin sections; write version = ${version} at the top`,
+      where,
+    )
   }
   for (const [id, table] of Object.entries(plugins)) {
     const path = ['plugins', id]
@@ -201,7 +205,12 @@ function checkForeignId(file: ConfigFile, id: string, table: TomlValue, diagnost
     const nested = findNested(table, ['plugins', 'io'])
     if (nested !== undefined) {
       const wanted = tableHeader(['plugins', nested.slice(1).join('.')])
-      diagnostics.error('misplaced-section', `${tableHeader(nested)} is not read: the plugin's name needs quotes, ${wanted}`, originOf(file, nested), { key: dottedKey(nested), intended: wanted, belongs: wanted })
+      diagnostics.error(
+        'misplaced-section',
+        `${tableHeader(nested)} is not read: the plugin's name needs quotes, ${wanted}`,
+        originOf(file, nested),
+        { key: dottedKey(nested), intended: wanted, belongs: wanted },
+      )
     }
     return
   }
@@ -209,7 +218,12 @@ function checkForeignId(file: ConfigFile, id: string, table: TomlValue, diagnost
   const meant = ours.find((own) => editDistance(own, id) === 1) ?? (/^(io\.)?cri-?shim/i.test(id) ? PLUGIN_IDS.shim : undefined)
   if (meant === undefined) return
   const wanted = tableHeader(['plugins', meant])
-  diagnostics.error('misspelt-key', `unknown plugin section ${tableHeader(['plugins', id])}: did you mean ${wanted}? As it is, nothing in it is read`, origin(['plugins', id]), { key: dottedKey(['plugins', id]), intended: meant, belongs: wanted })
+  diagnostics.error(
+    'misspelt-key',
+    `unknown plugin section ${tableHeader(['plugins', id])}: did you mean ${wanted}? As it is, nothing in it is read`,
+    origin(['plugins', id]),
+    { key: dottedKey(['plugins', id]), intended: meant, belongs: wanted },
+  )
 }
 
 /** `[plugins.io.containerd.grpc.v1.cri]`, without the quotes, makes tables in tables. */
@@ -261,11 +275,26 @@ export function reportUnknownKey(
     diagnostics.error('misplaced-key', `${at.name} has no effect in ${here}: it belongs in ${belongs}`, at.origin, more)
   } else if (guess.distance > 1) {
     const where = guess.kind === 'both' ? ` in ${belongs}` : ''
-    diagnostics.warning('unknown-key', `unknown ${what} ${at.name} in ${here}: it has no effect; did you mean ${guess.name}${where}?`, at.origin, more)
+    diagnostics.warning(
+      'unknown-key',
+      `unknown ${what} ${at.name} in ${here}: it has no effect; did you mean ${guess.name}${where}?`,
+      at.origin,
+      more,
+    )
   } else if (guess.kind === 'name') {
-    diagnostics.error('misspelt-key', `unknown ${what} ${at.name} in ${here}: did you mean ${guess.name}? As it is, it has no effect`, at.origin, more)
+    diagnostics.error(
+      'misspelt-key',
+      `unknown ${what} ${at.name} in ${here}: did you mean ${guess.name}? As it is, it has no effect`,
+      at.origin,
+      more,
+    )
   } else {
-    diagnostics.error('misplaced-key', `unknown ${what} ${at.name} in ${here}: write ${guess.name} in ${belongs} instead. As it is, it has no effect`, at.origin, more)
+    diagnostics.error(
+      'misplaced-key',
+      `unknown ${what} ${at.name} in ${here}: write ${guess.name} in ${belongs} instead. As it is, it has no effect`,
+      at.origin,
+      more,
+    )
   }
 }
 
@@ -318,7 +347,12 @@ class Walk {
     const origin = originOf(this.#file, [...path, name])
     for (const [known, child] of node.children) {
       if (known.toLowerCase() !== name.toLowerCase()) continue
-      this.#diagnostics.warning('misspelt-key', `${name} in ${tableHeader(path)} is read as ${known}; write it so`, origin, { key: dottedKey([...path, name]), intended: known })
+      this.#diagnostics.warning(
+        'misspelt-key',
+        `${name} in ${tableHeader(path)} is read as ${known}; write it so`,
+        origin,
+        { key: dottedKey([...path, name]), intended: known },
+      )
       return child
     }
     const at = { layout: this.#layout, table: path, name, isTable: isTable(value), origin }

@@ -30,19 +30,39 @@ export function checkHost(settings: Settings, sources: Sources, paths: HostPaths
     const at = (key: string): Origin | undefined => origin('runtimes', name, key)
     if (runtime.cniConfDir !== '') checkCniPlugins(settings, runtime.cniConfDir, runtime.cniMaxConfNum, at('cniConfDir'), paths, diagnostics)
     if (runtime.cgroupWritable && !exists(paths.cgroupControllers)) {
-      diagnostics.error('contradiction', `runtime ${name}: cgroup_writable needs cgroup v2, and this host runs cgroup v1: take it out`, at('cgroupWritable'), { key: 'cgroup_writable' })
+      diagnostics.error(
+        'contradiction',
+        `runtime ${name}: cgroup_writable needs cgroup v2, and this host runs cgroup v1: take it out`,
+        at('cgroupWritable'),
+        { key: 'cgroup_writable' },
+      )
     }
     if (runtime.baseRuntimeSpec !== '') checkJson(`runtime ${name}: base_runtime_spec`, runtime.baseRuntimeSpec, at('baseRuntimeSpec'), diagnostics)
     if (runtime.runtimePath !== '' && !isExecutable(runtime.runtimePath)) {
-      diagnostics.warning('missing-path', `runtime ${name}: runtime_path ${runtime.runtimePath} is not an executable file: pods of this runtime will not start`, at('runtimePath'), { key: 'runtime_path' })
+      diagnostics.warning(
+        'missing-path',
+        `runtime ${name}: runtime_path ${runtime.runtimePath} is not an executable file: pods of this runtime will not start`,
+        at('runtimePath'),
+        { key: 'runtime_path' },
+      )
     }
     const binary = runtime.options.kind === 'runc' ? runtime.options.binaryName : ''
     if (binary.startsWith('/') && !isExecutable(binary)) {
-      diagnostics.warning('missing-path', `runtime ${name}: BinaryName ${binary} is not an executable file: pods of this runtime will not start`, origin('runtimes', name, 'options', 'binaryName'), { key: 'BinaryName' })
+      diagnostics.warning(
+        'missing-path',
+        `runtime ${name}: BinaryName ${binary} is not an executable file: pods of this runtime will not start`,
+        origin('runtimes', name, 'options', 'binaryName'),
+        { key: 'BinaryName' },
+      )
     }
   }
   if (settings.cni.confTemplate !== '' && !exists(settings.cni.confTemplate)) {
-    diagnostics.warning('missing-path', `cni.conf_template: there is no file ${settings.cni.confTemplate}: no CNI configuration will be made from the pod CIDR`, origin('cni', 'confTemplate'), { key: 'conf_template' })
+    diagnostics.warning(
+      'missing-path',
+      `cni.conf_template: there is no file ${settings.cni.confTemplate}: no CNI configuration will be made from the pod CIDR`,
+      origin('cni', 'confTemplate'),
+      { key: 'conf_template' },
+    )
   }
   checkKeyPair(settings, origin, diagnostics)
   checkCgroupDriver(settings, sources, paths, diagnostics)
@@ -58,12 +78,22 @@ function checkConfigPath(settings: Settings, origin: Origin | undefined, paths: 
   for (const directory of configPath) {
     if (!directory.startsWith('/') || isDirectory(directory)) continue
     if (exists(directory)) {
-      diagnostics.error('bad-value', `registry.config_path: ${directory} is a file; name the directory that holds HOST/hosts.toml, usually ${dirname(directory)}`, origin, { key: 'config_path' })
+      diagnostics.error(
+        'bad-value',
+        `registry.config_path: ${directory} is a file; name the directory that holds HOST/hosts.toml, usually ${dirname(directory)}`,
+        origin,
+        { key: 'config_path' },
+      )
       continue
     }
     const near = nearestDirectory(directory, paths.certsDir)
     const remedy = near === undefined ? 'make it, or take the setting out' : `did you mean ${near}?`
-    diagnostics.warning('missing-path', `registry.config_path: there is no directory ${directory}, so no registry mirrors are used; ${remedy}`, origin, { key: 'config_path', ...(near === undefined ? {} : { intended: near }) })
+    diagnostics.warning(
+      'missing-path',
+      `registry.config_path: there is no directory ${directory}, so no registry mirrors are used; ${remedy}`,
+      origin,
+      { key: 'config_path', ...(near === undefined ? {} : { intended: near }) },
+    )
   }
 }
 
@@ -89,17 +119,26 @@ function checkCniPlugins(settings: Settings, confDir: string, maxConfNum: number
     const file = join(confDir, name)
     const types = pluginTypes(file)
     if (types === undefined) {
-      diagnostics.warning('bad-value', `${file} is not a CNI configuration (JSON with "type", or "plugins" with a "type" each): it is skipped`, origin, { key: 'conf_dir' })
+      diagnostics.warning(
+        'bad-value',
+        `${file} is not a CNI configuration (JSON with "type", or "plugins" with a "type" each): it is skipped`,
+        origin,
+        { key: 'conf_dir' },
+      )
       continue
     }
     used++
     for (const type of types) if (!binDirs.some((directory) => isExecutable(join(directory, type)))) missing.set(type, file)
   }
   for (const [file, plugins] of Map.groupBy(missing.keys(), (type) => missing.get(type) ?? '')) {
-    const found = [...new Set(paths.cniPluginDirs)].find((directory) => !binDirs.includes(directory) && plugins.every((type) => isExecutable(join(directory, type))))
-    const [verb, it] = plugins.length === 1 ? ['is', 'it'] : ['are', 'them']
-    const remedy = found === undefined ? `install ${it} there (Debian: containernetworking-plugins), or name the right directory in cni.bin_dirs` : `there ${verb} in ${found}: set cni.bin_dirs = ["${found}"]`
-    const message = `${file} needs the CNI ${plugins.length === 1 ? 'plugin' : 'plugins'} ${plugins.join(', ')}, which ${verb} not in ${binDirs.join(' or ')}; ${remedy.replace(/^there (is|are) in/, (_, be: string) => (be === 'is' ? 'it is in' : 'they are in'))}`
+    const holdsAll = (directory: string): boolean => plugins.every((type) => isExecutable(join(directory, type)))
+    const found = paths.cniPluginDirs.find((directory) => !binDirs.includes(directory) && holdsAll(directory))
+    const [noun, verb, here, object] = plugins.length === 1 ? ['plugin', 'is', 'it is', 'it'] : ['plugins', 'are', 'they are', 'them']
+    const remedy =
+      found === undefined
+        ? `install ${object} there (Debian: containernetworking-plugins), or name the right directory in cni.bin_dirs`
+        : `${here} in ${found}: set cni.bin_dirs = ["${found}"]`
+    const message = `${file} needs the CNI ${noun} ${plugins.join(', ')}, which ${verb} not in ${binDirs.join(' or ')}; ${remedy}`
     diagnostics.warning('missing-plugin', message, origin, { key: 'bin_dirs', ...(found === undefined ? {} : { intended: found }) })
   }
 }
@@ -126,7 +165,12 @@ function checkKeyPair(settings: Settings, origin: (...path: string[]) => Origin 
     try {
       accessSync(file, constants.R_OK)
     } catch (error) {
-      diagnostics.error('missing-path', `x509_key_pair_streaming.${key}: cannot read ${file}: ${messageOf(error)}`, origin('streaming', setting), { key })
+      diagnostics.error(
+        'missing-path',
+        `x509_key_pair_streaming.${key}: cannot read ${file}: ${messageOf(error)}`,
+        origin('streaming', setting),
+        { key },
+      )
     }
   }
 }
@@ -165,7 +209,12 @@ function checkCgroupDriver(settings: Settings, sources: Sources, paths: HostPath
   const message =
     `the kubelet's cgroupDriver is ${theirs} (${paths.kubeletConfig}), but SystemdCgroup is ${ours === 'systemd'}, which means ${ours}: ` +
     `set SystemdCgroup = ${theirs === 'systemd'} in containerd.runtimes.${settings.defaultRuntimeName}.options`
-  diagnostics.warning('cgroup-driver', message, where(settings.defaultRuntimeName), { key: 'SystemdCgroup', intended: `SystemdCgroup = ${theirs === 'systemd'}` })
+  diagnostics.warning(
+    'cgroup-driver',
+    message,
+    where(settings.defaultRuntimeName),
+    { key: 'SystemdCgroup', intended: `SystemdCgroup = ${theirs === 'systemd'}` },
+  )
 }
 
 /** cgroupDriver of a KubeletConfiguration, YAML or JSON; undefined when it is not written there. */

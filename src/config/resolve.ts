@@ -48,6 +48,8 @@ export function resolveSettings(collected: Collected, overrides: Overrides, cniD
   return new Resolver(collected, diagnostics).resolve(overrides, cniDefaults)
 }
 
+/** The one string of ours whose empty value is not its default. */
+const METRICS = 'shim.metrics_address'
 const EMPTY_AUTH = { username: '', password: '', auth: '', identityToken: '' }
 
 class Resolver {
@@ -189,21 +191,21 @@ class Resolver {
     const take = (id: string, flag: string, override: string | undefined, check?: (value: string) => string | undefined): string => {
       if (override === undefined) return check === undefined ? this.#string(id) : this.#checked(id, check)
       const key = keyOf(id)
-      const parsed = parseValue(key, override)
-      const problem = 'problem' in parsed ? parsed.problem : override === '' && defaultOf(key) !== '' && id !== 'shim.metrics_address' ? 'must not be empty' : override === '' ? undefined : check?.(override)
+      const problem = override === '' ? (id === METRICS ? undefined : 'must not be empty') : (problemOf(key, override) ?? check?.(override))
       if (problem !== undefined) this.#diagnostics.error('bad-value', `${flag} ${problem}`, undefined, { key: flag })
       this.#setSource(key, [], { kind: 'flag', flag })
       return override
     }
     const endpoint = (value: string): string => (value.startsWith('/') ? `unix://${value}` : value)
     const containerd = take('shim.containerd', '--containerd', overrides.containerd, checkEndpoint)
-    const metrics = this.#collected.get('shim.metrics_address')
+    const metrics = this.#collected.get(METRICS)
+    const isOff = overrides.metricsAddress === undefined && metrics?.value === ''
     return {
       listen: endpoint(take('shim.listen', '--listen', overrides.listen, checkEndpoint)),
       containerd: endpoint(overrides.containerd === undefined ? this.#containerdAddress(containerd) : containerd),
       root: take('shim.root', '--root', overrides.root),
       state: take('shim.state', '--state', overrides.state),
-      metricsAddress: overrides.metricsAddress === undefined && metrics?.value === '' ? this.#off('shim.metrics_address', metrics.origin) : take('shim.metrics_address', '--metrics-address', overrides.metricsAddress, checkHostPort),
+      metricsAddress: isOff ? this.#off(METRICS, metrics.origin) : take(METRICS, '--metrics-address', overrides.metricsAddress, checkHostPort),
       logLevel: take('shim.log_level', '--log-level', overrides.logLevel) as LogLevel,
     }
   }
@@ -233,7 +235,14 @@ class Resolver {
     const configPath = path.split(':').filter((directory) => directory !== '')
     const pathOrigin = this.#origin('images.registry.config_path')
     const relative = configPath.find((directory) => !directory.startsWith('/'))
-    if (relative !== undefined) this.#diagnostics.error('bad-value', `registry.config_path must hold absolute paths, separated by ":", not ${JSON.stringify(relative)}`, pathOrigin, { key: 'config_path' })
+    if (relative !== undefined) {
+      this.#diagnostics.error(
+        'bad-value',
+        `registry.config_path must hold absolute paths, separated by ":", not ${JSON.stringify(relative)}`,
+        pathOrigin,
+        { key: 'config_path' },
+      )
+    }
     const mirrors = this.#matching('images.registry.mirrors.*.endpoint')
     const configs = new Map<string, { tls?: RegistryTls; auth?: RegistryAuth }>()
     const auths = new Map<string, RegistryAuth>()
@@ -286,7 +295,12 @@ class Resolver {
     if (one !== undefined && single !== '') {
       // A dump of the defaults holds bin_dirs too; containerd lets bin_dir win over that, and refuses any other pair.
       if (many !== undefined && list.length > 0 && list.join(':') !== defaults.standard && list.join(':') !== single) {
-        this.#diagnostics.error('contradiction', 'cni.bin_dir and cni.bin_dirs exclude each other: keep bin_dirs', one.origin, { key: 'bin_dir', intended: 'bin_dirs' })
+        this.#diagnostics.error(
+          'contradiction',
+          'cni.bin_dir and cni.bin_dirs exclude each other: keep bin_dirs',
+          one.origin,
+          { key: 'bin_dir', intended: 'bin_dirs' },
+        )
       }
       this.#sources.set('cni/binDirs', fileSource(one.origin))
       return this.#absolute([single], one.origin)
@@ -300,7 +314,14 @@ class Resolver {
 
   #absolute(directories: readonly string[], origin: Origin): readonly string[] {
     const relative = directories.find((directory) => !directory.startsWith('/'))
-    if (relative !== undefined) this.#diagnostics.error('bad-value', `cni.bin_dirs must hold absolute paths, not ${JSON.stringify(relative)}`, origin, { key: 'bin_dirs' })
+    if (relative !== undefined) {
+      this.#diagnostics.error(
+        'bad-value',
+        `cni.bin_dirs must hold absolute paths, not ${JSON.stringify(relative)}`,
+        origin,
+        { key: 'bin_dirs' },
+      )
+    }
     return directories
   }
 
@@ -319,10 +340,20 @@ class Resolver {
       this.#collected.options.delete(legacy)
       if (type === undefined || type.value === '') continue
       if (name === 'untrusted' && this.#collected.runtimes.has(name)) {
-        this.#diagnostics.error('contradiction', `containerd.${table} and containerd.runtimes.${name} define the same runtime: keep the second`, origin, { key: table })
+        this.#diagnostics.error(
+          'contradiction',
+          `containerd.${table} and containerd.runtimes.${name} define the same runtime: keep the second`,
+          origin,
+          { key: table },
+        )
         continue
       }
-      this.#diagnostics.warning('no-effect', `containerd.${table} is deprecated: containerd 2 does not read it. Define containerd.runtimes.${name} instead${name === 'default' ? ' and set default_runtime_name' : ''}`, origin, { key: table })
+      this.#diagnostics.warning(
+        'no-effect',
+        `containerd.${table} is deprecated: containerd 2 does not read it. Define containerd.runtimes.${name} instead${name === 'default' ? ' and set default_runtime_name' : ''}`,
+        origin,
+        { key: table },
+      )
       this.#collected.runtimes.set(name, origin)
       for (const assignment of moved) this.#collected.set({ ...assignment, names: [name] })
       if (options !== undefined) this.#collected.options.set(name, options)
@@ -376,7 +407,12 @@ class Resolver {
     }
     if (runtime.privilegedWithoutHostDevicesAllDevicesAllowed && !runtime.privilegedWithoutHostDevices) {
       const message = `runtime ${name}: privileged_without_host_devices_all_devices_allowed needs privileged_without_host_devices = true`
-      this.#diagnostics.error('contradiction', message, this.#origin(id('privileged_without_host_devices_all_devices_allowed'), at), { key: 'privileged_without_host_devices_all_devices_allowed' })
+      this.#diagnostics.error(
+        'contradiction',
+        message,
+        this.#origin(id('privileged_without_host_devices_all_devices_allowed'), at),
+        { key: 'privileged_without_host_devices_all_devices_allowed' },
+      )
     }
     return runtime
   }
@@ -445,7 +481,12 @@ class Resolver {
   #streaming(): Settings['streaming'] {
     const port = this.#string('server.stream_server_port')
     if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) {
-      this.#diagnostics.error('bad-value', `stream_server_port must be a port number between 0 and 65535 in quotes, not ${JSON.stringify(port)}`, this.#origin('server.stream_server_port'), { key: 'stream_server_port' })
+      this.#diagnostics.error(
+        'bad-value',
+        `stream_server_port must be a port number between 0 and 65535 in quotes, not ${JSON.stringify(port)}`,
+        this.#origin('server.stream_server_port'),
+        { key: 'stream_server_port' },
+      )
     }
     const streaming = {
       address: this.#string('server.stream_server_address'),
@@ -458,9 +499,22 @@ class Resolver {
     const cert = this.#origin('server.x509_key_pair_streaming.tls_cert_file')
     const key = this.#origin('server.x509_key_pair_streaming.tls_key_file')
     const contradiction = (message: string, origin: Origin | undefined): void => this.#diagnostics.error('contradiction', message, origin, { key: 'x509_key_pair_streaming' })
-    if (streaming.enableTls && streaming.certFile !== '' && streaming.keyFile === '') contradiction('tls_cert_file is set without tls_key_file: set both, or none for a self-signed certificate', cert)
-    else if (streaming.enableTls && streaming.certFile === '' && streaming.keyFile !== '') contradiction('tls_key_file is set without tls_cert_file: set both, or none for a self-signed certificate', key)
-    else if (!streaming.enableTls && (streaming.certFile !== '' || streaming.keyFile !== '')) contradiction('x509_key_pair_streaming is set, but enable_tls_streaming is false: set it to true, or take the key pair out', cert ?? key)
+    if (streaming.enableTls && streaming.certFile !== '' && streaming.keyFile === '') {
+      contradiction(
+        'tls_cert_file is set without tls_key_file: set both, or none for a self-signed certificate',
+        cert,
+      )
+    } else if (streaming.enableTls && streaming.certFile === '' && streaming.keyFile !== '') {
+      contradiction(
+        'tls_key_file is set without tls_cert_file: set both, or none for a self-signed certificate',
+        key,
+      )
+    } else if (!streaming.enableTls && (streaming.certFile !== '' || streaming.keyFile !== '')) {
+      contradiction(
+        'x509_key_pair_streaming is set, but enable_tls_streaming is false: set it to true, or take the key pair out',
+        cert ?? key,
+      )
+    }
     return streaming
   }
 }
@@ -474,6 +528,11 @@ export function defaultOf(key: Key): Value {
   if (key.kind === 'bool') return false
   if (key.kind === 'strings') return []
   return key.kind === 'string' || key.kind === 'any' ? '' : 0
+}
+
+function problemOf(key: Key, value: string): string | undefined {
+  const parsed = parseValue(key, value)
+  return 'problem' in parsed ? parsed.problem : undefined
 }
 
 function fileSource(origin: Origin, note?: string): Source {
