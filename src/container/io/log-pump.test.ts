@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { constants, closeSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs'
+import { constants, closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { Code } from '../../errors/cri-error.ts'
 import { IoWorker } from './client.ts'
@@ -96,6 +97,26 @@ describe('log pumps', () => {
     assert.equal(io.stats().droppedBytes, 0)
   })
 
+  test('one that never stops printing does not starve another', async () => {
+    using scratch = new Scratch()
+    const [loud, quiet] = [scratch.fifo('loud'), scratch.fifo('quiet')]
+    await io.openLog({ id: 'loud', stdoutFifo: loud, stderrFifo: undefined, logPath: scratch.file('loud.log'), maxLineBytes: 16384 })
+    await io.openLog({ id: 'quiet', stdoutFifo: quiet, stderrFifo: undefined, logPath: scratch.file('quiet.log'), maxLineBytes: 16384 })
+    {
+      using writer = shell('exec yes >"$1"', loud)
+      writer.ended.catch(() => undefined)
+      await until(() => statSync(scratch.file('loud.log')).size > 1_000_000, 'the loud one')
+      for (let i = 1; i <= 20; i++) {
+        await shell('echo "$2" >"$1"', quiet, String(i)).ended
+        await until(() => readEntries(scratch.file('quiet.log')).length === i, 'the line of the quiet one')
+      }
+      assert.equal(writer.child.exitCode, null)
+    }
+    assert.equal(await io.drained('loud', 60_000), 'eof')
+    await io.closeLog('loud')
+    await io.closeLog('quiet')
+  })
+
   test('reopened again and again while it is written flat out: not a byte lost, nothing old in the new file', async () => {
     using scratch = new Scratch()
     const count = 2_000_000
@@ -163,6 +184,32 @@ describe('log pumps', () => {
     }
     assert.equal(openDescriptors(), descriptors)
   })
+})
+
+test('a full disk does not stop the container', async () => {
+  using scratch = new Scratch()
+  const { log, lines } = recordingLogger()
+  const [fifo, pod] = [scratch.fifo('out'), scratch.file('pod')]
+  mkdirSync(pod)
+  await using io = await IoWorker.start({ log })
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'cri-shim-test', pod])
+  try {
+    await io.openLog({ id: 'c', stdoutFifo: fifo, stderrFifo: undefined, logPath: join(pod, '0.log'), maxLineBytes: 16384 })
+    using writer = shell('seq 1 100000 >"$1"', fifo)
+    await writer.ended
+    assert.equal(await io.drained('c', 60_000), 'eof')
+    const { bytesRead, bytesWritten, droppedBytes, diskErrors, entries } = io.stats()
+    assert.equal(bytesRead, numbers(100_000).length)
+    assert.equal(entries, 100_000)
+    assert.equal(bytesWritten, statSync(join(pod, '0.log')).size)
+    assert.equal(bytesWritten + droppedBytes, bytesRead + 40 * entries)
+    assert.ok(diskErrors > 0)
+    assert.match(lines.map(({ msg }) => msg).join('\n'), /^cannot write the log of container c: ENOSPC.*$/)
+    await io.closeLog('c')
+  } finally {
+    await io.close()
+    execFileSync('umount', [pod])
+  }
 })
 
 describe('another service goes on', () => {
