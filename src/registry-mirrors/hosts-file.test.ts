@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Code, CriError } from '../errors/cri-error.ts'
-import { parseDurationMs } from './duration.ts'
 import { parseHostsFile } from './hosts-file.ts'
 
 const file = '/etc/certs.d/reg.example/hosts.toml'
@@ -115,10 +114,4 @@ server = "https://late.example"
   }
   assert.equal(warnings.length, expected.length)
   assert.doesNotMatch(warnings.join(), /hunter2/)
-})
-
-test('durations are Go’s', () => {
-  const cases = { '30s': 30_000, '1h1m1s1ms': 3_661_001, '1.5s': 1500, '.5s': 500, '0': 0, '100us': 0.1, '-2s': -2000 }
-  for (const [text, ms] of Object.entries(cases)) assert.equal(parseDurationMs(text), ms, text)
-  for (const text of ['', '5', 's', '5 s', '1s2', '1d', 'x']) assert.equal(parseDurationMs(text), undefined, text)
 })

@@ -1,10 +1,11 @@
 import path from 'node:path'
 import { parse, TomlDate, TomlError } from 'smol-toml'
+import { nearestWord } from '../config/edit-distance.ts'
+import { parseGoDuration } from '../config/go-duration.ts'
+import { type Position, scanTomlPositions, type TomlPositions } from '../config/toml-positions.ts'
 import { CriError, Code } from '../errors/cri-error.ts'
-import { parseDurationMs } from './duration.ts'
 import { type HostAddress, parseHostUrl } from './host-url.ts'
 import { type Capability, type Headers, type HostTls, allCapabilities } from './registry-host.ts'
-import { type TomlLine, tomlLines } from './toml-lines.ts'
 
 /** What can be said of one host, at the root of the file (for `server`) or under `[host."URL"]`. */
 export interface HostSettings {
@@ -52,7 +53,7 @@ export function parseHostsFile(text: string, file: string): HostsFile {
     const what = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
     throw brokenFile(file, error.line, `not valid TOML: ${what}`)
   }
-  return new Reader(file, tomlLines(text)).read(root)
+  return new Reader(file, scanTomlPositions(text)).read(root)
 }
 
 /** The error for a host configuration that cannot be used. It concerns the pulls of that registry alone. */
@@ -63,12 +64,12 @@ export function brokenFile(file: string, line: number | undefined, what: string,
 
 class Reader {
   readonly #file: string
-  readonly #lines: readonly TomlLine[]
+  readonly #positions: TomlPositions
   readonly #warnings: string[] = []
 
-  constructor(file: string, lines: readonly TomlLine[]) {
+  constructor(file: string, positions: TomlPositions) {
     this.#file = file
-    this.#lines = lines
+    this.#positions = positions
   }
 
   read(root: Table): HostsFile {
@@ -84,18 +85,24 @@ class Reader {
     const value = root['host']
     if (value === undefined) return []
     const table = this.#table(value, ['host'], 'hosts are written [host."https://mirror.example"]')
-    const inFile = this.#lines.filter((line) => line.path[0] === 'host' && line.path.length > 1).map((line) => line.path[1] ?? '')
-    const names = new Set([...inFile, ...Object.keys(table)])
-    return [...names].filter((name) => Object.hasOwn(table, name)).map((name) => {
-      const at = ['host', name]
-      return [name, this.#table(table[name], at, `"${clip(name)}" under [host] is not a table: hosts are written [host."https://mirror.example"]`)]
+    const named = Object.entries(table).map(([name, item]) => {
+      const hint = `"${clip(name)}" under [host] is not a table: hosts are written [host."https://mirror.example"]`
+      const settings = this.#table(item, ['host', name], hint)
+      return { name, settings, at: this.#firstMention(['host', name], Object.keys(settings)) }
     })
+    return named.sort((a, b) => a.at.line - b.at.line || a.at.column - b.at.column).map(({ name, settings }) => [name, settings])
+  }
+
+  /** A host may be named first by a table inside of it: [host."URL".header]. */
+  #firstMention(at: readonly string[], keys: readonly string[]): Position {
+    const found = [at, ...keys.map((key) => [...at, key])].map((place) => this.#positions.get(place)).filter((position) => position !== undefined)
+    return found.reduce((a, b) => (b.line < a.line || (b.line === a.line && b.column < a.column) ? b : a), found[0] ?? this.#positions.near(at))
   }
 
   #host(name: string, table: Table): HostEntry {
     const at = ['host', name]
     this.#warnUnknown(table, at, hostKeys)
-    return { ...this.#settings(table, at), address: this.#address(name, at, `host "${clip(withoutSecrets(name))}"`), line: this.#line(at) ?? 1 }
+    return { ...this.#settings(table, at), address: this.#address(name, at, `host "${clip(withoutSecrets(name))}"`), line: this.#positions.near(at).line }
   }
 
   #server(root: Table, settings: HostSettings): HostEntry | undefined {
@@ -104,7 +111,7 @@ class Reader {
     if (value === undefined) return undefined
     if (typeof value !== 'string') throw this.#bad(at, 'server must be a string such as "https://registry.example"')
     if (value === '') return undefined
-    return { ...settings, address: this.#address(value, at, `server "${clip(withoutSecrets(value))}"`), line: this.#line(at) ?? 1 }
+    return { ...settings, address: this.#address(value, at, `server "${clip(withoutSecrets(value))}"`), line: this.#positions.near(at).line }
   }
 
   #address(text: string, at: readonly string[], what: string): HostAddress {
@@ -182,7 +189,7 @@ class Reader {
 
   #dialTimeout(value: unknown, at: readonly string[]): number | undefined {
     if (value === undefined || value === '') return undefined
-    const ms = typeof value === 'string' ? parseDurationMs(value) : undefined
+    const ms = typeof value === 'string' ? parseGoDuration(value) : undefined
     if (ms === undefined) throw this.#bad(at, 'dial_timeout must be a duration in quotes such as "5s" or "500ms"')
     if (ms < 0) throw this.#bad(at, 'dial_timeout must not be negative')
     // To a Go dialer 0 means no limit of its own; ours stays bounded by the default.
@@ -211,7 +218,7 @@ class Reader {
   #warnUnknown(table: Table, at: readonly string[], known: readonly string[]): void {
     for (const key of Object.keys(table)) {
       if (known.includes(key)) continue
-      const likely = known.find((name) => distance(name, key.toLowerCase()) <= 2)
+      const likely = nearestWord(key, known)?.word
       const belongs = at.length > 0 && key === 'server' ? 'it belongs above the first [host."…"] table' : undefined
       const hint = belongs ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
       this.#warn([...at, key], `unknown key "${clip(key)}" is ignored; ${hint}`)
@@ -219,21 +226,11 @@ class Reader {
   }
 
   #warn(at: readonly string[], what: string): void {
-    this.#warnings.push(`${this.#file}:${this.#line(at) ?? 1}: ${what}`)
+    this.#warnings.push(`${this.#file}:${this.#positions.near(at).line}: ${what}`)
   }
 
   #bad(at: readonly string[], what: string): CriError {
-    return brokenFile(this.#file, this.#line(at), what)
-  }
-
-  /** The line of a path, or of the nearest thing around it. */
-  #line(at: readonly string[]): number | undefined {
-    for (let length = at.length; length > 0; length--) {
-      const wanted = at.slice(0, length)
-      const found = this.#lines.find((line) => wanted.every((part, index) => line.path[index] === part))
-      if (found !== undefined) return found.line
-    }
-    return undefined
+    return brokenFile(this.#file, this.#positions.near(at).line, what)
   }
 }
 
@@ -243,17 +240,4 @@ function withoutSecrets(url: string): string {
 
 function clip(text: string): string {
   return text.length > 100 ? `${text.slice(0, 100)}…` : text
-}
-
-/** Levenshtein distance. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1]
-    for (let j = 0; j < b.length; j++) {
-      next.push(Math.min((row[j] ?? 0) + (a[i] === b[j] ? 0 : 1), (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row[b.length] ?? 0
 }

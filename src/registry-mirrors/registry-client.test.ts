@@ -214,7 +214,7 @@ test('a host that never finishes connecting is given up after its dial_timeout',
 test('what the registry itself says decides the code', async () => {
   const [mirror, own] = [await registry(), await registry()]
   const ownRef = parseImageRef(`${own.host}/team/app:1.0`)
-  const some = client({ mirrors: { [own.host]: { endpoint: [mirror.url] } } })
+  const some = client({ mirrors: { [own.host]: { endpoints: [mirror.url] } } })
   const cases: readonly (readonly [number, number, Code])[] = [
     [404, 404, Code.NOT_FOUND], [500, 404, Code.NOT_FOUND], [403, 404, Code.NOT_FOUND], [404, 403, Code.PERMISSION_DENIED], [404, 401, Code.UNAUTHENTICATED],
     [404, 503, Code.UNAVAILABLE], [403, 503, Code.PERMISSION_DENIED], [404, 429, Code.RESOURCE_EXHAUSTED],
@@ -368,7 +368,7 @@ test('the pull secret goes to the image’s own registry only', async () => {
   own.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
   mirror.auth = { kind: 'basic', username: 'mirror', password: 'hunter2' }
   const ownRef = parseImageRef(`${own.host}/team/app:1.0`)
-  const mirrors = { [own.host]: { endpoint: [mirror.url] } }
+  const mirrors = { [own.host]: { endpoints: [mirror.url] } }
   const auth: PullAuth = { username: 'user', password: 'hunter2' }
   assert.equal((await client({ mirrors }).resolve(ownRef, auth, ctx)).host, own.host)
   assert.ok(mirror.requests.length > 0 && mirror.requests.every((request) => request.headers.authorization === undefined))

@@ -175,9 +175,9 @@ test('mirror files in circulation', async () => {
 test('the deprecated registry.mirrors and registry.configs', async () => {
   const settings = {
     mirrors: {
-      'docker.io': { endpoint: ['https://mirror.example', 'http://10.0.0.1:5000', 'https://path.example/v2/hub', 'localhost:5001'] },
-      '*': { endpoint: ['https://all.example/'] },
-      'own.example': { endpoint: ['http://own.example'] },
+      'docker.io': { endpoints: ['https://mirror.example', 'http://10.0.0.1:5000', 'https://path.example/v2/hub', 'localhost:5001'] },
+      '*': { endpoints: ['https://all.example/'] },
+      'own.example': { endpoints: ['http://own.example'] },
     },
     configs: { 'mirror.example': { tls: { insecureSkipVerify: true, caFile: '/ca', certFile: '/cert', keyFile: '/key' } }, 'plain.example': { tls: { caFile: '/plain-ca' } } },
   }
@@ -188,5 +188,5 @@ test('the deprecated registry.mirrors and registry.configs', async () => {
   assert.deepEqual(shown(await hostsOf('own.example', settings)), ['http own.example/v2 own'], 'an endpoint that is the registry itself is not followed by it')
   assert.deepEqual((await hostsOf('plain.example', settings)).at(-1)?.tls.caFiles, ['/plain-ca'])
   assert.deepEqual(shown(await hostsOf('docker.io', { ...settings, configPath: ['/nonexistent'] })), ['https registry-1.docker.io/v2 own'], 'config_path takes their place')
-  await assert.rejects(hostsOf('bad.example', { mirrors: { 'bad.example': { endpoint: ['ftp://u:hunter2@x'] } } }), (error) => error instanceof CriError && /registry\.mirrors\."bad\.example".*ftp/.test(error.message) && !error.message.includes('hunter2'))
+  await assert.rejects(hostsOf('bad.example', { mirrors: { 'bad.example': { endpoints: ['ftp://u:hunter2@x'] } } }), (error) => error instanceof CriError && /registry\.mirrors\."bad\.example".*ftp/.test(error.message) && !error.message.includes('hunter2'))
 })

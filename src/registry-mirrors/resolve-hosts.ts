@@ -138,7 +138,7 @@ function protocolOf(address: HostAddress, tls: HostTls | undefined): Protocol {
 /** registry.mirrors: the endpoints of the registry or of `*`, then the registry itself. */
 function hostsOfMirrors(registryHost: string, settings: RegistrySettings): RegistryHost[] {
   const key = Object.hasOwn(settings.mirrors, registryHost) ? registryHost : '*'
-  const endpoints = Object.hasOwn(settings.mirrors, key) ? (settings.mirrors[key]?.endpoint ?? []) : []
+  const endpoints = Object.hasOwn(settings.mirrors, key) ? (settings.mirrors[key]?.endpoints ?? []) : []
   const source = `registry.mirrors."${key}"`
   const hosts = endpoints.map((endpoint) => {
     const address = parseHostUrl(endpoint)

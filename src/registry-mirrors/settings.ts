@@ -1,32 +1,14 @@
-import type { Headers } from './registry-host.ts'
+import type { RegistryAuth, RegistrySettings as ConfiguredRegistries, RegistryTls } from '../config/settings.ts'
 
-/** Credentials as config.toml has them under registry.configs.HOST.auth and registry.auths.URL. */
-export interface AuthSettings {
-  readonly username?: string | undefined
-  readonly password?: string | undefined
-  /** base64 of `username:password` */
-  readonly auth?: string | undefined
-  readonly identityToken?: string | undefined
-}
+export type AuthSettings = Partial<RegistryAuth>
+export type TlsSettings = Partial<RegistryTls>
 
-/** registry.configs.HOST.tls of containerd 1.x; paths are absolute. */
-export interface TlsSettings {
-  readonly insecureSkipVerify?: boolean | undefined
-  readonly caFile?: string | undefined
-  readonly certFile?: string | undefined
-  readonly keyFile?: string | undefined
-}
-
-/** The registry part of the settings. All but `configPath` and `headers` is deprecated in containerd, and still met in the field. */
-export interface RegistrySettings {
-  /** Directories of `<host>/hosts.toml`, the first that knows the host decides. */
-  readonly configPath: readonly string[]
-  /** Sent with every request to every registry. */
-  readonly headers: Headers
-  /** Endpoints by registry, `*` for all others. Not looked at when `configPath` is set. */
-  readonly mirrors: Readonly<Record<string, { readonly endpoint: readonly string[] }>>
-  readonly configs: Readonly<Record<string, { readonly auth?: AuthSettings | undefined; readonly tls?: TlsSettings | undefined }>>
-  /** Credentials by endpoint URL. */
+/**
+ * The registry part of the settings, of which each may be left out that says nothing. All but `configPath` and `headers` is deprecated
+ * in containerd, and still met in the field; `mirrors` and `configs.tls` are not looked at when `configPath` is set.
+ */
+export interface RegistrySettings extends Pick<ConfiguredRegistries, 'configPath' | 'headers' | 'mirrors'> {
+  readonly configs: Readonly<Record<string, { readonly auth?: AuthSettings; readonly tls?: TlsSettings }>>
   readonly auths: Readonly<Record<string, AuthSettings>>
 }
 
