@@ -73,7 +73,7 @@ export async function busyboxRootfs(): Promise<readonly TarEntry[]> {
     file('etc/passwd', passwd),
     file('etc/group', group),
     file('bin/busybox', data, 0o755),
-    ...linked.map((name) => hardlink(`bin/${name}`, 'bin/busybox')),
+    ...linked.map((name) => hardlink(`bin/${name}`, 'bin/busybox', 0o755)),
     file('bin/sh', shellWithoutApplets(data, applets), 0o755),
     ...Object.entries(scripts).map(([name, script]) => file(`bin/${name}`, script, 0o755)),
     symlink('usr/bin/env', '/bin/env'),

@@ -17,7 +17,8 @@ const typeFlags = { file: '0', hardlink: '1', symlink: '2', directory: '5' } as 
 export const file = (path: string, data: Uint8Array | string, mode = 0o644): TarEntry => ({ type: 'file', path, data: Buffer.from(data), mode })
 export const directory = (path: string, mode = 0o755): TarEntry => ({ type: 'directory', path, mode })
 export const symlink = (path: string, target: string): TarEntry => ({ type: 'symlink', path, target })
-export const hardlink = (path: string, target: string): TarEntry => ({ type: 'hardlink', path, target })
+/** The mode has to be the target's: the extractors of container runtimes set it again. */
+export const hardlink = (path: string, target: string, mode: number): TarEntry => ({ type: 'hardlink', path, target, mode })
 
 /**
  * A POSIX ustar archive: the same entries give the same bytes, always. Throws a RangeError on a path or link target that the format
