@@ -254,7 +254,8 @@ export class Linux {
       release: async () => {
         if (!held) return
         held = false
-        await this.#own('releaseLock', path, {}, fd)
+        // Here, so that it works after close() too.
+        libc.close(fd)
       },
     }
   }

@@ -143,10 +143,9 @@ export function fitMountData(type: string, options: readonly string[]): FittedMo
     const data = options.map((option) => (option === lower ? relative : option)).join(',')
     if (Buffer.byteLength(data) <= maxMountData) return { data, cwd }
   }
-  throw invalidArgument(
-    `the options of a ${type} mount are ${Buffer.byteLength(plain)} bytes long and the kernel takes ${maxMountData}${dirs.length > 0 ? `: the image has too many layers (${dirs.length})` : ''}`,
-    { reason: 'E2BIG' },
-  )
+  const layers = dirs.length > 0 ? `: the image has too many layers (${dirs.length})` : ''
+  const length = Buffer.byteLength(plain)
+  throw invalidArgument(`the options of a ${type} mount are ${length} bytes long and the kernel takes ${maxMountData}${layers}`, { reason: 'E2BIG' })
 }
 
 /** overlayfs separates lower directories by colons; a colon in a name is written `\:`. */

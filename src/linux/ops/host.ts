@@ -63,7 +63,16 @@ export function hugepageSize(directory: string): string | undefined {
   return kilobytes % 2 ** 10 === 0 ? `${kilobytes / 2 ** 10}MB` : `${kilobytes}KB`
 }
 
-const goArchitectures: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '386', arm: 'arm', arm64: 'arm64', ppc64: 'ppc64le', riscv64: 'riscv64', s390x: 's390x', loong64: 'loong64' }
+const goArchitectures: Readonly<Record<string, string>> = {
+  x64: 'amd64',
+  ia32: '386',
+  arm: 'arm',
+  arm64: 'arm64',
+  ppc64: 'ppc64le',
+  riscv64: 'riscv64',
+  s390x: 's390x',
+  loong64: 'loong64',
+}
 
 /** A small file of /proc or /sys; undefined when it is not there or not for us. */
 function optional(path: string): string | undefined {

@@ -4,14 +4,17 @@ import { errnoError, fromNodeError } from '../errno.ts'
 import { K, lastErrno, libc, openPath } from '../libc.ts'
 import { absolute, type OpContext } from './context.ts'
 
-/** Takes an exclusive flock and gives the raw descriptor that holds it: closed with releaseLock, or by the end of the process, however it ends. */
+/** Takes an exclusive flock and gives the raw descriptor that holds it: let go by closing it, or by the end of the process, however it ends. */
 export function takeLock(context: OpContext, path: string): number {
   const target = absolute(path)
   const fd = openPath(`open lock file ${target}`, target, K.O_RDWR | K.O_CREAT | K.O_NOFOLLOW | K.O_NONBLOCK, 0o600)
   try {
     if (libc.flock(fd, K.LOCK_EX | K.LOCK_NB) === -1) {
       const name = lastErrno()
-      if (name === 'EAGAIN') throw failedPrecondition(`${target} is locked by ${holder(fd)}: two services must not share one directory; stop that one or use another --root`, { reason: 'LOCKED' })
+      if (name === 'EAGAIN') {
+        const remedy = 'two services must not share one directory; stop that one or use another --root'
+        throw failedPrecondition(`${target} is locked by ${holder(fd)}: ${remedy}`, { reason: 'LOCKED' })
+      }
       throw errnoError(`lock ${target}`, name)
     }
     ftruncateSync(fd)
@@ -33,8 +36,4 @@ function holder(fd: number): string {
   } catch {
     return `process ${pid}`
   }
-}
-
-export function releaseLock(_: OpContext, fd: number): void {
-  libc.close(fd)
 }

@@ -125,7 +125,10 @@ export function mountAll(context: OpContext, mounts: readonly ContainerdMount[],
   try {
     for (const mount of mounts) {
       const { type, source, options: words, target: below } = options.readonly === true ? readonlyMount(mount) : mount
-      if (/^fuse3?\./.test(type)) throw new CriError(Code.UNIMPLEMENTED, `a mount of type "${type}" needs a helper program, which is not supported; use the overlayfs or native snapshotter`)
+      if (/^fuse3?\./.test(type)) {
+        const remedy = 'use the overlayfs or native snapshotter'
+        throw new CriError(Code.UNIMPLEMENTED, `a mount of type "${type}" needs a helper program, which is not supported; ${remedy}`)
+      }
       const parsed = parseMountOptions(words)
       // containerd writes a bind mount as type "bind" and the option "rbind"; the type alone says as much.
       const bits = parsed.bits | (type === 'bind' ? MountBit.BIND : 0)

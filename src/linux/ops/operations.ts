@@ -2,7 +2,7 @@ import { cgroupPathsOf, cgroupStats, oomKillCount, removeCgroup } from './cgroup
 import { fsInfo, mkdirAll, mkfifo, resolvePath, statPath, writeFileAtomic } from './files.ts'
 import { probeHost } from './host.ts'
 import { mkdirInRoot, readInRoot, statInRoot } from './in-root.ts'
-import { releaseLock, takeLock } from './lock.ts'
+import { takeLock } from './lock.ts'
 import { isMountPoint, mount, mountAll, mountInfo, mountsUnder, unmount } from './mounts.ts'
 import { createNetns, deleteNetns, interfaceAddresses, netnsExists } from './netns.ts'
 import { killSession, processStat, sendSignal } from './processes.ts'
@@ -31,7 +31,6 @@ export const operations = {
   probeHost,
   processStat,
   readInRoot,
-  releaseLock,
   removeCgroup,
   removeTree,
   resolvePath,
