@@ -7,6 +7,7 @@ import { type Ctx, withSignal } from '../observability/context.ts'
 import { resolveUser } from '../oci-spec/resolve-user.ts'
 import { userRequest } from '../oci-spec/user.ts'
 import { containerExtension, encodeContainerMetadata, labels, type ContainerMetadata } from '../state/metadata.ts'
+import { displayName } from '../state/image-names.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import { encodeStatus, writeJson } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
@@ -56,7 +57,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   ]))
   const user = resolveUser(request, users.passwd, users.group, security?.supplemental_groups ?? [], security?.supplemental_groups_policy ?? 0)
   const spec = await operation.step('make spec', () => deps.containerSpec({
-    id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: image.references[0] ?? image.id, user, devices,
+    id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: displayName(image), user, devices,
     mounts: [...mounts, ...volumes.map((volume) => ({ origin: 'host' as const, containerPath: volume.containerPath, hostPath: volume.hostPath, readonly: false }))],
     targetPid: input.targetPid,
   }))
@@ -71,7 +72,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   await operation.step('create container record', () => containerd.containers.create(ctx, {
     id,
     labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindContainer },
-    image: image.references[0] ?? image.id,
+    image: displayName(image),
     runtime: { name: runtime.type, options: runtime.options },
     spec,
     snapshotter: runtime.snapshotter,

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Containerd } from '../containerd/containerd.ts'
 import { CriError } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
+import { displayName } from '../state/image-names.ts'
 import type { Image } from '../state/records.ts'
 import type { ContainerHost } from './deps.ts'
 
@@ -61,7 +62,7 @@ export class ImageUsers {
         await this.#containerd.snapshots.remove(ctx, snapshotter, name)
       }
     } catch (error) {
-      throw CriError.from(error, `reading the users of image ${image.references[0] ?? image.id}`)
+      throw CriError.from(error, `reading the users of image ${displayName(image)}`)
     } finally {
       await this.#containerd.leases.delete(ctx, name)
     }

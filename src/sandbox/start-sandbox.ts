@@ -5,6 +5,7 @@ import { toNanoseconds } from '../containerd/timestamp.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { encodeSandboxMetadata, labels, sandboxExtension, type SandboxMetadata } from '../state/metadata.ts'
+import { displayName } from '../state/image-names.ts'
 import type { Image, Sandbox } from '../state/records.ts'
 import type { SandboxDeps } from './deps.ts'
 import { usesHostIpc, writeSandboxFiles } from './files.ts'
@@ -77,7 +78,7 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     const record = await operation.step('create container record', () => containerd.containers.create(branch, {
       id,
       labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindSandbox },
-      image: image.references[0] ?? image.id,
+      image: displayName(image),
       runtime: { name: runtime.type, options: runtime.options },
       spec,
       snapshotter: runtime.snapshotter,

@@ -1,0 +1,235 @@
+import { createHash } from 'node:crypto'
+import { BoundedQueue } from '../../concurrency/bounded-queue.ts'
+import { join } from '../../concurrency/join.ts'
+import type { Operation } from '../../concurrency/operation.ts'
+import type { Containerd } from '../../containerd/containerd.ts'
+import { isAlreadyExists } from '../../errors/cri-error.ts'
+import { type Ctx, withSignal } from '../../observability/context.ts'
+import type { PullAuth } from '../../registry-mirrors/credentials.ts'
+import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
+import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry-client.ts'
+import { labels as criLabels } from '../../state/metadata.ts'
+import { BlobFetcher, type PullSource } from './blobs.ts'
+import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
+import { Unpacker } from './unpack.ts'
+import { Watchdog } from './watchdog.ts'
+
+export interface PullerSettings {
+  /** Layers of one image that download at once; 0: no limit. */
+  readonly maxConcurrentDownloads: number
+  /** 0: none. */
+  readonly imagePullProgressTimeoutMs: number
+  readonly imagePullWithSyncFs: boolean
+  readonly discardUnpackedLayers: boolean
+  readonly disableSnapshotAnnotations: boolean
+}
+
+export interface PullerOptions {
+  readonly containerd: Containerd
+  readonly registry: RegistryClient
+  readonly settings: PullerSettings
+  readonly platform: Platform
+  readonly operation: (name: string) => Operation
+}
+
+export interface PullRequest {
+  readonly ref: ImageRef
+  readonly auth: PullAuth
+  readonly snapshotter: string
+  /** Marks the image as one that garbage collection leaves alone. */
+  readonly pinned: boolean
+}
+
+export interface PulledImage {
+  /** The digest of the configuration. */
+  readonly id: string
+  /** Names of the image records that were made. */
+  readonly names: readonly string[]
+}
+
+/** A lease outlives a crash by this much, and with it what was downloaded already. */
+const leaseMs = 24 * 3_600_000
+/** A pull that begins within this time of an interrupted one uses the same lease. */
+const leaseBucketMs = 12 * 3_600_000
+const maxWaitingLayers = 1024
+
+interface Target {
+  readonly descriptor: Descriptor
+  readonly manifest: Manifest
+  readonly config: ConfigDocument
+}
+
+/** The pull pipeline: resolve, fetch, unpack, record. */
+export class Puller {
+  readonly #options: PullerOptions
+  readonly #blobs: BlobFetcher
+  readonly #unpacker: Unpacker
+
+  constructor(options: PullerOptions) {
+    this.#options = options
+    this.#blobs = new BlobFetcher(options.containerd.content, options.registry)
+    this.#unpacker = new Unpacker(options.containerd)
+  }
+
+  /**
+   * Pulls an image. What was downloaded stays under a lease when this fails half-way, so that the next try goes on from there; the lease
+   * ends with the pull that succeeds, or after a day.
+   */
+  async pull(ctx: Ctx, request: PullRequest): Promise<PulledImage> {
+    const { containerd, registry, settings, operation: begin } = this.#options
+    const { ref, auth } = request
+    const operation = begin('PullImage')
+    const started = performance.now()
+    const hosts = new Set<string>()
+    let bytes = 0
+    const watchdog = new Watchdog(ref.toString(), settings.imagePullProgressTimeoutMs)
+    const watched = withSignal(ctx, AbortSignal.any([ctx.signal, watchdog.signal]))
+    try {
+      const resolved = await operation.step('resolve', () => registry.resolve(ref, auth, watched))
+      hosts.add(resolved.host)
+      const lease = leaseId(request, resolved.descriptor)
+      await operation.step('create lease', () => this.#lease(watched, lease, ref))
+      const source: PullSource = {
+        ref, auth, lease, served: (host) => hosts.add(host),
+        progress: (count) => {
+          bytes += count
+          watchdog.progress()
+        },
+      }
+      const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
+      await this.#fetchLayers(watched, operation, watchdog, source, target, request.snapshotter)
+      const names = await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target))
+      await operation.step('delete lease', () => containerd.leases.delete(ctx, lease))
+      ctx.log.info({
+        image: ref.toString(), id: target.manifest.config.digest, digest: resolved.descriptor.digest, layers: target.manifest.layers.length, bytes, hosts: [...hosts],
+        ms: Math.round(performance.now() - started),
+      }, 'pulled')
+      return { id: target.manifest.config.digest, names }
+    } finally {
+      watchdog.close()
+    }
+  }
+
+  async #lease(ctx: Ctx, lease: string, ref: ImageRef): Promise<void> {
+    try {
+      await this.#options.containerd.leases.create(ctx, lease, leaseMs, { 'cri-shim/image': ref.toString().slice(0, 3000) })
+    } catch (error) {
+      if (!isAlreadyExists(error)) throw error
+    }
+  }
+
+  /** Index, manifest and configuration, stored with the labels that keep what they refer to. */
+  async #fetchTarget(ctx: Ctx, source: PullSource, descriptor: Descriptor, snapshotter: string): Promise<Target> {
+    const { ref } = source
+    const top = await this.#manifestBytes(ctx, source, descriptor)
+    const inIndex = isIndex(descriptor.mediaType) ? choosePlatform(top, this.#options.platform, ref.toString()) : undefined
+    const manifestDescriptor = inIndex ?? { ...descriptor, sizeBytes: top.length }
+    const manifestBytes = inIndex === undefined ? top : await this.#manifestBytes(ctx, source, inIndex)
+    const manifest = parseManifest(manifestBytes, ref.toString())
+    const configBytes = await this.#configBytes(ctx, source, manifest)
+    const config = parseConfig(configBytes, manifest, ref.toString())
+    // From the bottom up: nothing is stored that refers to something that is not there.
+    const chain = chainIds(config.diffIds).at(-1)
+    await this.#blobs.store(ctx, source, manifest.config, configBytes, {
+      ...distributionSource(ref), ...(chain === undefined ? {} : { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: chain }),
+    })
+    await this.#blobs.store(ctx, source, manifestDescriptor, manifestBytes, { ...distributionSource(ref), ...this.#manifestLabels(manifest) })
+    if (inIndex !== undefined) {
+      await this.#blobs.store(ctx, source, { ...descriptor, sizeBytes: top.length }, top, { ...distributionSource(ref), 'containerd.io/gc.ref.content.m.0': inIndex.digest })
+    }
+    return { descriptor: manifestDescriptor, manifest, config }
+  }
+
+  #manifestLabels(manifest: Manifest): Record<string, string> {
+    const entries: [string, string][] = [['containerd.io/gc.ref.content.config', manifest.config.digest]]
+    if (!this.#options.settings.discardUnpackedLayers) for (const [index, layer] of manifest.layers.entries()) entries.push([`containerd.io/gc.ref.content.l.${index}`, layer.digest])
+    return Object.fromEntries(entries)
+  }
+
+  /** From the content store when an earlier pull brought it: bytes by digest do not change. */
+  async #manifestBytes(ctx: Ctx, source: PullSource, descriptor: Descriptor): Promise<Buffer> {
+    const { content } = this.#options.containerd
+    if (await content.info(ctx, descriptor.digest) !== undefined) return content.read(ctx, descriptor.digest, 8 * 1024 * 1024)
+    const fetched = await this.#options.registry.fetchManifest(source.ref, descriptor, source.auth, ctx)
+    source.served(fetched.host)
+    return fetched.bytes
+  }
+
+  async #configBytes(ctx: Ctx, source: PullSource, manifest: Manifest): Promise<Buffer> {
+    const { content } = this.#options.containerd
+    if (await content.info(ctx, manifest.config.digest) !== undefined) return content.read(ctx, manifest.config.digest, 8 * 1024 * 1024)
+    const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, ctx)
+    source.served(fetched.host)
+    return fetched.bytes
+  }
+
+  /** Downloads side by side, each layer unpacked as soon as it and its parent are there. Layers whose snapshots exist are not fetched. */
+  async #fetchLayers(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, snapshotter: string): Promise<void> {
+    const { settings } = this.#options
+    const { layers } = target.manifest
+    const { diffIds } = target.config
+    const chain = chainIds(diffIds)
+    const options = { snapshotter, lease: source.lease, syncFs: settings.imagePullWithSyncFs }
+    const queue = new BoundedQueue({ name: 'layer downloads', concurrency: settings.maxConcurrentDownloads === 0 ? Infinity : settings.maxConcurrentDownloads, maxWaiting: maxWaitingLayers })
+    let below = 0
+    while (below < chain.length && await this.#unpacker.exists(ctx, chain[below] ?? '', options)) below += 1
+    const downloaded = layers.map(() => Promise.withResolvers<void>())
+    for (const each of downloaded) each.promise.catch(() => undefined)
+    await join<[void, void]>(ctx.signal, [
+      (signal) => operation.step('download layers', async () => {
+        await Promise.all(layers.slice(below).map(async (layer, offset) => {
+          const index = below + offset
+          const labels = { ...distributionSource(source.ref), 'containerd.io/uncompressed': diffIds[index] ?? '' }
+          try {
+            await queue.add(() => watchdog.watch(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, labels)), { signal })
+            downloaded[index]?.resolve()
+          } catch (error) {
+            downloaded[index]?.reject(error)
+            throw error
+          }
+        }))
+      }),
+      (signal) => operation.step('unpack layers', async () => {
+        for (let index = below; index < layers.length; index++) {
+          const descriptor = layers[index]
+          const [diffId, chainId] = [diffIds[index], chain[index]]
+          if (descriptor === undefined || diffId === undefined || chainId === undefined) throw new TypeError('layers and diff ids were counted to be as many')
+          await downloaded[index]?.promise
+          await this.#unpacker.unpack(withSignal(ctx, signal), { descriptor, diffId, chainId, parent: chain[index - 1] ?? '', labels: this.#snapshotLabels(source.ref, target, index) }, options)
+        }
+      }),
+    ])
+  }
+
+  /** What remote snapshotters (stargz, nydus, …) need to know of a layer. */
+  #snapshotLabels(ref: ImageRef, target: Target, index: number): Record<string, string> {
+    if (this.#options.settings.disableSnapshotAnnotations) return {}
+    const rest = target.manifest.layers.slice(index).map((layer) => layer.digest)
+    while (rest.join(',').length > 3800) rest.pop()
+    return {
+      'containerd.io/snapshot/cri.image-ref': ref.toString(), 'containerd.io/snapshot/cri.manifest-digest': target.descriptor.digest,
+      'containerd.io/snapshot/cri.layer-digest': target.manifest.layers[index]?.digest ?? '', 'containerd.io/snapshot/cri.image-layers': rest.join(','),
+    }
+  }
+
+  /** The records that make the image one: its name, its digest, its id, as containerd's CRI plugin keeps them. */
+  async #record(ctx: Ctx, request: PullRequest, descriptor: Descriptor, target: Target): Promise<string[]> {
+    const { ref, pinned } = request
+    const names = [...new Set([`${ref.name}@${descriptor.digest}`, ref.toString(), target.manifest.config.digest])]
+    const labels = { [criLabels.image]: criLabels.imageManaged, ...(pinned ? { [criLabels.pinned]: criLabels.pinnedValue } : {}) }
+    const size = isIndex(descriptor.mediaType) ? descriptor.sizeBytes : target.descriptor.sizeBytes
+    for (const name of names) await this.#options.containerd.images.createOrUpdate(ctx, { name, target: { media_type: descriptor.mediaType, digest: descriptor.digest, size: String(size) }, labels })
+    return names
+  }
+}
+
+/** The same for every try of a pull within half a day: what an interrupted one brought is under it. */
+function leaseId(request: PullRequest, descriptor: Descriptor): string {
+  const key = createHash('sha256').update([request.ref.name, descriptor.digest, request.snapshotter].join('\n')).digest('hex').slice(0, 32)
+  return `cri-shim-pull-${key}-${Math.floor(Date.now() / leaseBucketMs)}`
+}
+
+/** Where the content came from, as containerd's own client notes it. */
+function distributionSource(ref: ImageRef): Record<string, string> {
+  return { [`containerd.io/distribution.source.${ref.registry}`]: ref.repository }
+}
