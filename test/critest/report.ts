@@ -14,6 +14,8 @@ export interface Expectation {
   readonly state: 'failed' | 'skipped'
   /** Who it is expected of. Default: both. */
   readonly server?: 'cri-shim' | 'containerd'
+  /** Only where nothing but the local registry can be reached. */
+  readonly offline?: boolean
   readonly reason: string
 }
 
