@@ -4,6 +4,7 @@ import type { Any, Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
+import type { FileStat } from '../linux/linux.ts'
 import type { ResolvedDevice, ResolvedMount, ResolvedUser } from '../oci-spec/input.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import type { Layout } from '../state/status-file.ts'
@@ -13,21 +14,11 @@ import type { IoWorker } from './io/client.ts'
 import type { UserDatabase } from './image-users.ts'
 import type { StdinHolders } from './stdin.ts'
 
-/** What a path is, without following a hung file system: undefined when there is nothing. */
-export interface PathInfo {
-  readonly type: 'file' | 'directory' | 'symlink' | 'block' | 'char' | 'fifo' | 'socket'
-  readonly mode: number
-  readonly uid: number
-  readonly gid: number
-  readonly major: number
-  readonly minor: number
-}
-
 /** What a container asks of the kernel. Every path here may have been chosen by a pod: off the main thread, with a deadline. */
 export interface ContainerHost {
   /** The path with every symlink followed. NOT_FOUND when it does not exist. */
   resolvePath(path: string): Promise<string>
-  statPath(path: string): Promise<PathInfo | undefined>
+  statPath(path: string): Promise<FileStat | undefined>
   mkdirAll(path: string, mode: number): Promise<void>
   mkfifo(path: string, mode: number): Promise<void>
   removeTree(path: string): Promise<void>
@@ -43,7 +34,7 @@ export interface ContainerHost {
   /** How often the out-of-memory killer struck; undefined when the cgroup is gone. */
   oomKillCount(cgroups: CgroupPaths): Promise<number | undefined>
   /** Kills every process of the exec's session and process group that is in the same cgroup as `containerPid`. */
-  killSession(pid: number, containerPid: number): Promise<void>
+  killSession(request: { readonly pid: number; readonly containerPid: number }): Promise<unknown>
 }
 
 export interface ContainerRuntime {

@@ -116,7 +116,7 @@ class ExecRun {
     } catch (error) {
       if (!isNotFound(error)) this.#ctx.log.warn({ err: error, container: this.#id }, 'cannot kill a command that took too long')
     }
-    if (this.#pid > 0) await this.#deps.host.killSession(this.#pid, containerPid)
+    if (this.#pid > 0) await this.#deps.host.killSession({ pid: this.#pid, containerPid })
     if (this.#exit !== undefined) await abortable(this.#exit, ctx.signal).catch((error: unknown) => this.#ctx.log.warn({ err: error, container: this.#id }, 'a killed command is still there'))
   }
 

@@ -56,11 +56,11 @@ export async function resolveDevices(host: ContainerHost, devices: readonly Devi
     if (!isAbsolute(device.host_path) || !isAbsolute(device.container_path)) throw invalidArgument(`device ${device.host_path}: host_path and container_path must be absolute paths`)
     const path = await host.resolvePath(device.host_path)
     const info = await host.statPath(path)
-    if (info === undefined || (info.type !== 'block' && info.type !== 'char' && info.type !== 'fifo')) {
+    if (info === undefined || (info.type !== 'block-device' && info.type !== 'character-device' && info.type !== 'fifo')) {
       throw invalidArgument(`device ${device.host_path}: ${info === undefined ? 'does not exist' : `is a ${info.type}, not a device`}`)
     }
     return {
-      path: device.container_path, type: info.type === 'block' ? 'b' as const : info.type === 'char' ? 'c' as const : 'p' as const,
+      path: device.container_path, type: info.type === 'block-device' ? 'b' as const : info.type === 'character-device' ? 'c' as const : 'p' as const,
       major: info.major, minor: info.minor, fileMode: info.mode & 0o7777, uid: info.uid, gid: info.gid, permissions: device.permissions,
     }
   }))

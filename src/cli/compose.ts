@@ -1,0 +1,249 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { bandwidthFromAnnotations } from '../cni/bandwidth.ts'
+import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
+import { Operation } from '../concurrency/operation.ts'
+import type { Settings } from '../config/settings.ts'
+import { ImageUsers } from '../container/image-users.ts'
+import { IoWorker } from '../container/io/client.ts'
+import { StdinHolders } from '../container/stdin.ts'
+import type { ContainerDeps } from '../container/deps.ts'
+import { Containerd } from '../containerd/containerd.ts'
+import { TaskTeardown } from '../containerd/task-teardown.ts'
+import { CriError } from '../errors/cri-error.ts'
+import { ImageCatalog } from '../image-service/catalog.ts'
+import { imageFsInfo, SnapshotterUsage } from '../image-service/image-fs-info.ts'
+import { imageStatus } from '../image-service/image-status.ts'
+import { listImages, streamImages } from '../image-service/list-images.ts'
+import { pullImage, pullNow } from '../image-service/pull-image.ts'
+import { PullCoordinator } from '../image-service/pull/coordinator.ts'
+import { Puller } from '../image-service/pull/puller.ts'
+import { removeImage } from '../image-service/remove-image.ts'
+import { findImage, requireImage } from '../image-service/resolve-image.ts'
+import { Linux } from '../linux/linux.ts'
+import { Background } from '../observability/background.ts'
+import { backgroundCtx, type Ctx } from '../observability/context.ts'
+import type { Logger } from '../observability/logger.ts'
+import type { Metrics } from '../observability/metrics.ts'
+import { safeImageLabels } from '../oci-spec/image-labels.ts'
+import { parseImageRef } from '../registry-mirrors/image-ref.ts'
+import { RegistryClient } from '../registry-mirrors/registry-client.ts'
+import { containerStats, listContainerStats, streamContainerStats } from '../runtime-service/container-stats.ts'
+import { containerStatus } from '../runtime-service/container-status.ts'
+import { createContainer } from '../runtime-service/create-container.ts'
+import type { RuntimeServiceDeps } from '../runtime-service/deps.ts'
+import { execSync } from '../runtime-service/exec-sync.ts'
+import { Lifecycle } from '../runtime-service/lifecycle.ts'
+import { listContainers, streamContainers } from '../runtime-service/list-containers.ts'
+import { listPodSandbox, streamPodSandboxes } from '../runtime-service/list-pod-sandbox.ts'
+import { podSandboxStatus } from '../runtime-service/pod-sandbox-status.ts'
+import { removeContainer } from '../runtime-service/remove-container.ts'
+import { removePodSandbox } from '../runtime-service/remove-pod-sandbox.ts'
+import { reopenContainerLog } from '../runtime-service/reopen-container-log.ts'
+import { runPodSandbox } from '../runtime-service/run-pod-sandbox.ts'
+import { runtimeConfig } from '../runtime-service/runtime-config.ts'
+import { startContainer } from '../runtime-service/start-container.ts'
+import { status } from '../runtime-service/status.ts'
+import { stopContainer } from '../runtime-service/stop-container.ts'
+import { stopPodSandbox } from '../runtime-service/stop-pod-sandbox.ts'
+import { updateRuntimeConfig } from '../runtime-service/update-runtime-config.ts'
+import { version } from '../runtime-service/version.ts'
+import type { SandboxDeps } from '../sandbox/deps.ts'
+import { encoded, type HandlerTable, unimplemented } from '../server/handlers.ts'
+import type { Service } from '../server/service.ts'
+import { ImageStore } from '../state/image-store.ts'
+import { labels } from '../state/metadata.ts'
+import { NameIndex } from '../state/name-index.ts'
+import type { Container, Image, Sandbox } from '../state/records.ts'
+import { Layout } from '../state/status-file.ts'
+import { Store } from '../state/store.ts'
+import { ContainerUsage } from '../stats/container-usage.ts'
+import { versions } from './version-info.ts'
+import { hostPort } from './wiring/host.ts'
+import { Networks } from './wiring/networks.ts'
+import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
+import { SpecFacts } from './wiring/spec-facts.ts'
+import { SpecWiring } from './wiring/specs.ts'
+
+/** The composition root: every part is made here, once, and given what it needs. */
+export async function composeService(settings: Settings, log: Logger, metrics: Metrics): Promise<Service> {
+  const { shim } = settings
+  const closing = new AbortController()
+  const base = backgroundCtx(log, 'service', closing.signal)
+  const background = new Background(log, metrics)
+  const layout = new Layout(shim.root, shim.state)
+  for (const dir of [shim.root, shim.state, layout.sandboxesDir(), layout.containersDir()]) await mkdir(dir, { recursive: true, mode: 0o711 })
+
+  const linux = await Linux.start({ log: log.child({ component: 'linux' }) })
+  const lock = await linux.lockFile(join(shim.root, 'lock'))
+  const [io, facts] = await Promise.all([
+    IoWorker.start({ log: log.child({ component: 'io' }) }),
+    SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux }),
+  ])
+  const containerd = new Containerd({ address: shim.containerd, metrics })
+  const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}` })
+  const networks = new Networks(settings, log, metrics)
+
+  const sandboxes = new Store<Sandbox>('pod sandbox')
+  const containers = new Store<Container>('container')
+  const images = new ImageStore()
+  const platform = { os: 'linux', architecture: facts.machine.arch }
+  const catalog = new ImageCatalog({ containerd, images, platform })
+  const operation = (name: string): Operation => new Operation(name, {
+    onStep: (operationName, step, seconds, failed) => metrics.stepSeconds.observe({ operation: operationName, step, result: failed ? 'error' : 'ok' }, seconds),
+  })
+  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation }))
+
+  const host = hostPort(linux, join(shim.state, 'scratch'))
+  const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
+  const users = new ImageUsers(containerd, host)
+  const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
+  const specs = new SpecWiring({ settings, facts, layout, imageUsers, exists: async (path) => await linux.statPath(path) !== undefined })
+  const runtime = (handler: string): ReturnType<typeof sandboxRuntime> => sandboxRuntime(settings, handler)
+  const mergedLabels = (image: Image, own: Readonly<Record<string, string>>): Record<string, string> => ({ ...safeImageLabels(image.config.Labels), ...own })
+  const stdin = new StdinHolders()
+  const snapshotterOf = (handler: string): string => runtime(handler).snapshotter
+  const snapshotterRoots = new Map<string, string>()
+  const snapshotterRoot = (snapshotter: string): string => snapshotterRoots.get(snapshotter) ?? `/var/lib/containerd/io.containerd.snapshotter.v1.${snapshotter}`
+
+  const sandboxDeps: SandboxDeps = {
+    containerd, teardown, host, layout, sandboxes, runtime, netnsDir: settings.netnsMountsUnderStateDir ? join(shim.state, 'netns') : '/var/run/netns',
+    networks: (handler) => {
+      const manager = networks.of(handler)
+      return {
+        add: async (pod, signal) => {
+          const bandwidth = bandwidthFromAnnotations(pod.annotations ?? {})
+          return manager.add({ ...pod, ...(bandwidth === undefined ? {} : { bandwidth }) }, signal)
+        },
+        del: (pod, signal) => manager.del(pod, signal),
+      }
+    },
+    sandboxSpec: specs.sandbox, labels: mergedLabels,
+  }
+  const containerDeps: ContainerDeps = { containerd, teardown, host, io, stdin, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
+
+  async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {
+    const known = findImage(images, settings.sandboxImage)
+    if (known === undefined) {
+      return pullNow({ pulls, catalog, images }, ctx, { ref: parseImageRef(settings.sandboxImage), auth: null, snapshotter: snapshotterOf(handler), pinned: true })
+    }
+    if (known.pinned) return known
+    for (const name of known.references) await containerd.images.setLabel(ctx, name, labels.pinned, labels.pinnedValue)
+    return { ...known, pinned: true }
+  }
+
+  const usage = new ContainerUsage({
+    cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
+    snapshotterOf: (container) => snapshotterOf(sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
+  })
+  containers.listen((before, after) => {
+    if (before !== undefined && after === undefined) usage.forget(before.id)
+  })
+  const runtimeHandlers = handlerMessages(settings)
+  const deps: RuntimeServiceDeps = {
+    sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
+    mutex: new KeyedMutex(), operation, pauseImage, resolveImage: (name) => requireImage(images, name), runtimeHandlers: () => runtimeHandlers,
+  }
+  const lifecycle = new Lifecycle({
+    deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
+    reloadImages: async (ctx) => {
+      await facts.refresh()
+      for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1'])) {
+        const root = plugin.exports['root']
+        if (root !== undefined && root !== '') snapshotterRoots.set(plugin.id, root)
+      }
+      await catalog.reload(ctx)
+    },
+    imageChanged: async (ctx, name) => void await catalog.refresh(ctx, name),
+  })
+  const gate = (): CriError | undefined => lifecycle.gate
+  const stats = { containers, measure: (container: Container) => usage.measure(container) }
+  const imageDeps = { containerd, images, catalog, pulls, snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
+  const statusDeps = {
+    containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers,
+    info: (): Record<string, string> => ({
+      config: JSON.stringify(visibleSettings(settings)), versions: JSON.stringify(versions), pods: String(sandboxes.size), containers: String(containers.size),
+      io: JSON.stringify(io.stats()), lastCNILoadStatus: JSON.stringify(networks.of('').status().message || 'OK'),
+    }),
+  }
+
+  const streaming = 'the streaming server is not part of this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
+  const laterStats = 'is not part of this version; ContainerStats and ListContainerStats are'
+  const handlers = {
+    Version: (ctx, request) => version({ containerd }, ctx, request),
+    Status: (ctx, request) => status(statusDeps, ctx, request),
+    RuntimeConfig: (ctx, request) => runtimeConfig({ systemdCgroup: usesSystemdCgroup(runtimeSettings(settings, '')) }, ctx, request),
+    UpdateRuntimeConfig: (ctx, request) => updateRuntimeConfig({ setPodCidrs: (cidrs) => networks.of('').setPodCidrs(cidrs) }, ctx, request),
+    RunPodSandbox: (ctx, request) => runPodSandbox(deps, ctx, request),
+    StopPodSandbox: (ctx, request) => stopPodSandbox(deps, ctx, request),
+    RemovePodSandbox: (ctx, request) => removePodSandbox(deps, ctx, request),
+    PodSandboxStatus: (ctx, request) => podSandboxStatus(deps, ctx, request),
+    ListPodSandbox: async (ctx, request) => encoded(await listPodSandbox(deps, ctx, request)),
+    StreamPodSandboxes: (ctx, request, send) => streamPodSandboxes(deps, ctx, request, (message) => send(encoded(message))),
+    CreateContainer: (ctx, request) => createContainer(deps, ctx, request),
+    StartContainer: (ctx, request) => startContainer(deps, ctx, request),
+    StopContainer: (ctx, request) => stopContainer(deps, ctx, request),
+    RemoveContainer: (ctx, request) => removeContainer(deps, ctx, request),
+    ListContainers: async (ctx, request) => encoded(await listContainers(deps, ctx, request)),
+    StreamContainers: (ctx, request, send) => streamContainers(deps, ctx, request, (message) => send(encoded(message))),
+    ContainerStatus: (ctx, request) => containerStatus(deps, ctx, request),
+    ReopenContainerLog: (ctx, request) => reopenContainerLog(deps, ctx, request),
+    ExecSync: (ctx, request) => execSync(deps, ctx, request),
+    ContainerStats: (ctx, request) => containerStats(stats, ctx, request),
+    ListContainerStats: (ctx, request) => listContainerStats(stats, ctx, request),
+    StreamContainerStats: (ctx, request, send) => streamContainerStats(stats, ctx, request, send),
+    ListImages: (ctx, request) => listImages(imageDeps, ctx, request),
+    StreamImages: (ctx, request, send) => streamImages(imageDeps, ctx, request, send),
+    ImageStatus: (ctx, request) => imageStatus(imageDeps, ctx, request),
+    PullImage: (ctx, request) => pullImage(imageDeps, ctx, request),
+    RemoveImage: (ctx, request) => removeImage(imageDeps, ctx, request),
+    ImageFsInfo: (ctx, request) => imageFsInfo(imageDeps, ctx, request),
+    Exec: unimplemented(streaming),
+    Attach: unimplemented(streaming),
+    PortForward: unimplemented(streaming),
+    UpdateContainerResources: unimplemented('changing the resources of a container is not part of this version: create the container anew with the resources that it needs'),
+    UpdatePodSandboxResources: unimplemented('changing the resources of a pod is not part of this version'),
+    PodSandboxStats: unimplemented(`PodSandboxStats ${laterStats}`),
+    ListPodSandboxStats: unimplemented(`ListPodSandboxStats ${laterStats}`),
+    StreamPodSandboxStats: unimplemented(`StreamPodSandboxStats ${laterStats}`),
+    ListMetricDescriptors: unimplemented(`ListMetricDescriptors ${laterStats}`),
+    ListPodSandboxMetrics: unimplemented(`ListPodSandboxMetrics ${laterStats}`),
+    StreamPodSandboxMetrics: unimplemented(`StreamPodSandboxMetrics ${laterStats}`),
+    GetContainerEvents: unimplemented('container events are not part of this version: the kubelet falls back to listing'),
+    CheckpointContainer: unimplemented('checkpoints are not part of this version'),
+  } satisfies HandlerTable
+
+  return {
+    handlers,
+    gate,
+    async start() {
+      await networks.start()
+      await lifecycle.start()
+    },
+    async close() {
+      closing.abort(new CriError(14, 'cri-shim is shutting down', { reason: 'Shutdown' }))
+      await pulls.close()
+      registry.close()
+      await lifecycle.close()
+      await background.drain()
+      await networks.close()
+      await io.close()
+      stdin.close()
+      containerd.close()
+      await lock.release()
+      const hung = await linux.close()
+      if (hung.length > 0) log.warn({ hung }, 'system calls that hang in the kernel are left behind')
+    },
+  }
+}
+
+/** What the kubelet may ask of each handler; the default one has the empty name too. */
+function handlerMessages(settings: Settings): { readonly name: string; readonly features: { readonly recursive_read_only_mounts: boolean; readonly user_namespaces: boolean } }[] {
+  const features = { recursive_read_only_mounts: false, user_namespaces: false }
+  return ['', ...Object.keys(settings.runtimes)].map((name) => ({ name, features }))
+}
+
+/** The settings without what nobody should read in `crictl info`. */
+function visibleSettings(settings: Settings): unknown {
+  return { ...settings, registry: { configPath: settings.registry.configPath, mirrors: settings.registry.mirrors } }
+}

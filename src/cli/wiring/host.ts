@@ -1,0 +1,58 @@
+import { mkdir, mkdtemp, rmdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { ContainerHost } from '../../container/deps.ts'
+import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
+import { copyFromRoot } from '../../linux/copy-tree.ts'
+import type { Linux } from '../../linux/linux.ts'
+import { mountOf } from '../../linux/mountinfo.ts'
+import type { SandboxHost } from '../../sandbox/deps.ts'
+
+/** A big tree on a slow disk; nothing waits for it but the removal of what it belonged to. */
+const removeTimeoutMs = 120_000
+
+/** The kernel as sandboxes and containers see it. `scratchDir` is where snapshots are mounted for a look inside. */
+export function hostPort(linux: Linux, scratchDir: string): SandboxHost & ContainerHost {
+  return {
+    createNetns: (path, options) => linux.createNetns(path, options),
+    deleteNetns: (path) => linux.deleteNetns(path),
+    mountShm: (path, sizeBytes) => linux.mount({ source: 'shm', target: path, fstype: 'tmpfs', flags: ['nosuid', 'nodev', 'noexec'], data: `mode=1777,size=${sizeBytes}` }),
+    unmount: (path) => linux.unmount(path, { detach: true }),
+    removeTree: (path) => linux.removeTree(path, { timeoutMs: removeTimeoutMs }),
+    resolvePath: (path) => linux.resolvePath(path),
+    statPath: (path) => linux.statPath(path),
+    mkdirAll: (path, mode) => linux.mkdirAll(path, mode),
+    mkfifo: (path, mode) => linux.mkfifo(path, mode),
+    async withMounts(mounts, work) {
+      await mkdir(scratchDir, { recursive: true, mode: 0o700 })
+      const dir = await mkdtemp(join(scratchDir, 'rootfs-'))
+      try {
+        await linux.mountAll(mounts, dir)
+        return await work(dir)
+      } finally {
+        await linux.unmount(dir, { detach: true })
+        await rmdir(dir)
+      }
+    },
+    async readInRoot(root, path, maxBytes) {
+      try {
+        return await linux.readInRoot(root, path, maxBytes)
+      } catch (error) {
+        if (isNotFound(error)) return undefined
+        if (error instanceof CriError && (error.reason === 'NOT_A_FILE' || error.reason === 'EFBIG' || error.reason === 'ELOOP' || error.reason === 'EXDEV')) {
+          throw invalidArgument(`the image's ${path} cannot be used: ${error.message}; rebuild the image`, { reason: error.reason, cause: error })
+        }
+        throw error
+      }
+    },
+    copyFromRoot,
+    async propagationOf(path) {
+      const mount = mountOf(await linux.mountInfo(), path)
+      if (mount === undefined) return 'private'
+      if (mount.propagation === 'shared' || mount.propagation === 'shared+slave') return 'shared'
+      return mount.propagation === 'slave' ? 'slave' : 'private'
+    },
+    cgroupPathsOf: (pid) => linux.cgroupPathsOf(pid),
+    oomKillCount: (cgroups) => linux.oomKillCount(cgroups),
+    killSession: (request) => linux.killSession(request),
+  }
+}

@@ -1,0 +1,26 @@
+import type { RuntimeSettings, Settings } from '../../config/settings.ts'
+import { genericOptions, runcOptions } from '../../containerd/runtime-options.ts'
+import { invalidArgument } from '../../errors/cri-error.ts'
+import type { SandboxRuntime } from '../../sandbox/deps.ts'
+
+/** A runtime handler with its settings; the default one for an empty name. INVALID_ARGUMENT names those that there are. */
+export function runtimeSettings(settings: Settings, handler: string): RuntimeSettings {
+  const found = settings.runtimes[handler === '' ? settings.defaultRuntimeName : handler]
+  if (found === undefined) throw invalidArgument(`runtime handler ${JSON.stringify(handler)} is not configured on this node; there are ${Object.keys(settings.runtimes).join(', ')}`, { reason: 'UnknownRuntimeHandler' })
+  return found
+}
+
+/** The handler as containerd is told of it. */
+export function sandboxRuntime(settings: Settings, handler: string): SandboxRuntime {
+  const runtime = runtimeSettings(settings, handler)
+  const { options } = runtime
+  return {
+    handler, type: runtime.runtimeType, path: runtime.runtimePath, snapshotter: runtime.snapshotter === '' ? settings.snapshotter : runtime.snapshotter,
+    options: options.kind === 'runc' ? runcOptions(options) : genericOptions(options),
+  }
+}
+
+/** Whether containers of the default runtime handler are in cgroups that systemd manages. */
+export function usesSystemdCgroup(runtime: RuntimeSettings): boolean {
+  return runtime.options.kind === 'runc' && runtime.options.systemdCgroup
+}

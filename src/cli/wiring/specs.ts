@@ -1,0 +1,123 @@
+import { readFile } from 'node:fs/promises'
+import { isAbsolute, join } from 'node:path'
+import type { Settings } from '../../config/settings.ts'
+import type { ContainerDeps, ContainerSpecRequest } from '../../container/deps.ts'
+import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../../errors/cri-error.ts'
+import type { Any } from '../../generated/containerd.ts'
+import type { LinuxSandboxSecurityContext } from '../../generated/cri.ts'
+import type { Init } from '../../generated/int64.ts'
+import { containerSpec } from '../../oci-spec/container-spec.ts'
+import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
+import { ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
+import { resolveUser } from '../../oci-spec/resolve-user.ts'
+import { sandboxSpec } from '../../oci-spec/sandbox-spec.ts'
+import { seccompRequest, type SeccompSource } from '../../oci-spec/seccomp.ts'
+import type { OciSpec } from '../../oci-spec/types.ts'
+import { userRequest } from '../../oci-spec/user.ts'
+import type { SandboxDeps } from '../../sandbox/deps.ts'
+import { sandboxFiles, usesHostIpc } from '../../sandbox/files.ts'
+import { displayName } from '../../state/image-names.ts'
+import type { Sandbox } from '../../state/records.ts'
+import type { Layout } from '../../state/status-file.ts'
+import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './runtimes.ts'
+import type { SpecFacts } from './spec-facts.ts'
+
+/** Where the kubelet has the profiles that pods name. */
+const kubeletSeccompDir = '/var/lib/kubelet/seccomp'
+
+export interface SpecWiringOptions {
+  readonly settings: Settings
+  readonly facts: SpecFacts
+  readonly layout: Layout
+  readonly imageUsers: ContainerDeps['imageUsers']
+  readonly exists: (path: string) => Promise<boolean>
+}
+
+/** Brings together what the pure spec functions need: settings, host facts, files that profiles are in. */
+export class SpecWiring {
+  readonly #options: SpecWiringOptions
+  readonly #specSettings: SpecSettings
+  readonly #baseSpecs = new Map<string, Promise<OciSpec>>()
+
+  constructor(options: SpecWiringOptions) {
+    this.#options = options
+    this.#specSettings = options.settings
+  }
+
+  readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, image, runtimeHandler }): Promise<Init<Any>> => {
+    const { settings, facts, layout, imageUsers } = this.#options
+    const context = config.linux?.security_context ?? null
+    const request = userRequest(context, image.config)
+    const users = await imageUsers(ctx, image, sandboxRuntime(settings, runtimeHandler).snapshotter)
+    return ociSpecAny(sandboxSpec({
+      sandboxId: id, podConfig: config, imageConfig: image.config, imageName: displayName(image), hostFacts: facts.facts,
+      user: resolveUser(request, users.passwd, users.group, context?.supplemental_groups ?? [], context?.supplemental_groups_policy ?? 0),
+      runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(seccompOfSandbox(context)),
+      netnsPath: netnsPath === '' ? undefined : netnsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
+    }))
+  }
+
+  readonly container: ContainerDeps['containerSpec'] = async (request: ContainerSpecRequest): Promise<Init<Any>> => {
+    const { facts } = this.#options
+    const { config, sandbox, image } = request
+    const context = config.linux?.security_context ?? null
+    return ociSpecAny(containerSpec({
+      containerId: request.id, containerName: config.metadata?.name ?? '', sandboxId: sandbox.id, sandboxPid: sandbox.pid, podConfig: request.sandboxConfig, config,
+      imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
+      hostFacts: context?.privileged === true ? await facts.withDevices() : facts.facts, runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
+      settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
+      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true), ...request.mounts], devices: request.devices, targetPid: request.targetPid,
+    }))
+  }
+
+  /** The pod's own files, for a container that does not mount something else in their place. */
+  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
+    const { layout, exists } = this.#options
+    const files = sandboxFiles(layout, sandbox.id)
+    const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
+    const candidates = [
+      { containerPath: '/etc/hostname', hostPath: files.hostname, readonly }, { containerPath: '/etc/hosts', hostPath: files.hosts, readonly },
+      { containerPath: '/etc/resolv.conf', hostPath: files.resolvConf, readonly }, { containerPath: '/dev/shm', hostPath: shm, readonly: false },
+    ]
+    // A sandbox that containerd's own plugin made has its files elsewhere.
+    const there = await Promise.all(candidates.map((candidate) => exists(candidate.hostPath)))
+    return candidates.filter((_, index) => there[index]).map((candidate) => ({ origin: 'host' as const, ...candidate }))
+  }
+
+  async #runtimeView(handler: string): Promise<RuntimeView> {
+    const runtime = runtimeSettings(this.#options.settings, handler)
+    return {
+      systemdCgroup: usesSystemdCgroup(runtime), privilegedWithoutHostDevices: runtime.privilegedWithoutHostDevices,
+      privilegedWithoutHostDevicesAllDevicesAllowed: runtime.privilegedWithoutHostDevicesAllDevicesAllowed, podAnnotations: runtime.podAnnotations,
+      containerAnnotations: runtime.containerAnnotations, cgroupWritable: runtime.cgroupWritable,
+      ...(runtime.baseRuntimeSpec === '' ? {} : { baseSpec: await this.#baseSpec(runtime.baseRuntimeSpec) }),
+    }
+  }
+
+  async #baseSpec(path: string): Promise<OciSpec> {
+    const known = this.#baseSpecs.get(path) ?? readFile(path).then(parseOciSpec)
+    this.#baseSpecs.set(path, known)
+    try {
+      return await known
+    } catch (error) {
+      this.#baseSpecs.delete(path)
+      throw failedPrecondition(`base_runtime_spec ${path} cannot be read: ${messageOf(error)}`, { cause: error })
+    }
+  }
+
+  async #seccompText(source: SeccompSource | null): Promise<string | undefined> {
+    const request = seccompRequest(source, this.#specSettings, this.#options.facts.facts)
+    if (request?.type !== 'localhost') return undefined
+    const path = isAbsolute(request.name) ? request.name : join(kubeletSeccompDir, request.name)
+    try {
+      return await readFile(path, 'utf8')
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') throw invalidArgument(`the seccomp profile ${path} does not exist on this node`)
+      throw failedPrecondition(`the seccomp profile ${path} cannot be read: ${messageOf(error)}`, { cause: error })
+    }
+  }
+}
+
+function seccompOfSandbox(context: LinuxSandboxSecurityContext | null): SeccompSource | null {
+  return context
+}
