@@ -92,13 +92,14 @@ async function runSpecs(socket: string): Promise<readonly Outcome[]> {
     '-ginkgo.seed=1', // the order of the specs
     '-ginkgo.randomize-all=false',
     '-ginkgo.no-color',
+    '-ginkgo.v', // a line per spec, for the progress shown here
     `-ginkgo.json-report=${reportFile}`,
     '-test.timeout=0',
     ...(focus === undefined ? [] : [`-ginkgo.focus=${focus}`]),
     ...(values.skip === undefined ? [] : [`-ginkgo.skip=${values.skip}`]),
   ]
   await mkdir(join(dir, 'work'))
-  const child = spawn(critest, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: join(dir, 'work'), detached: true })
+  const child = spawn(critest, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: join(dir, 'work'), env: { ...process.env, TMPDIR: join(dir, 'work') }, detached: true })
   const log = createWriteStream(join(dir, 'critest.log'))
   const lastLines: string[] = []
   for (const stream of [child.stdout, child.stderr]) {
