@@ -1,8 +1,9 @@
 import { type Stats, chmodSync, lstatSync } from 'node:fs'
-import { link, lstat, mkdir, rename, unlink } from 'node:fs/promises'
+import { lstat, mkdir, stat, unlink } from 'node:fs/promises'
 import { type Server, connect } from 'node:net'
 import { dirname } from 'node:path'
 import { CriError, Code, errnoOf, failedPrecondition, messageOf } from '../errors/cri-error.ts'
+import { withDirectoryLock } from './directory-lock.ts'
 import { socketOwner } from './socket-owner.ts'
 
 /** How long a listener may take to accept our question whether it is there, in milliseconds. */
@@ -39,7 +40,7 @@ function answers(path: string): Promise<boolean> {
   })
 }
 
-async function stat(path: string): Promise<Stats | undefined> {
+async function found(path: string): Promise<Stats | undefined> {
   try {
     return await lstat(path)
   } catch (error) {
@@ -54,42 +55,25 @@ async function inUse(path: string, setting: string): Promise<CriError> {
   return failedPrecondition(`${path}: ${who} listens there already; stop it, or choose another socket with ${setting}`)
 }
 
-/**
- * Removes a socket that a dead process left. Two services that start at the same moment both find it dead, so it is moved aside and asked
- * once more before it is removed: if the other was quicker, what we moved is its new socket, and goes back.
- */
+/** Removes a socket that a dead process left. */
 async function removeStale(path: string, setting: string): Promise<void> {
-  const found = await stat(path)
-  if (found === undefined) return
-  if (!found.isSocket()) {
+  const there = await found(path)
+  if (there === undefined) return
+  if (!there.isSocket()) {
     throw failedPrecondition(`${path} is there already and is not a socket; remove it if nobody needs it, or choose another socket with ${setting}`)
   }
   if (await answers(path)) throw await inUse(path, setting)
-  const aside = `${path}.${process.pid.toString(36)}`
-  try {
-    await rename(path, aside)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return
-    throw error
-  }
-  try {
-    if (await answers(aside)) {
-      await link(aside, path)
-      throw await inUse(path, setting)
-    }
-  } finally {
-    await unlink(aside)
-  }
+  await unlink(path)
 }
 
 async function prepareDirectory(directory: string): Promise<void> {
-  const found = await stat(directory)
-  if (found === undefined) {
+  if ((await found(directory)) === undefined) {
     await mkdir(dirname(directory), { recursive: true })
     await mkdir(directory, { mode: 0o700 }).catch((error: unknown) => {
       if (errnoOf(error) !== 'EEXIST') throw error
     })
   }
+  if (!(await stat(directory)).isDirectory()) throw new Error(`${directory} is not a directory`)
 }
 
 /** Binds with a umask that leaves the socket to its owner: there is no moment at which somebody else could connect. */
@@ -110,13 +94,16 @@ function bindPrivately(server: Server, path: string): void {
 export async function listenOnUnixSocket(server: Server, path: string, setting = '--listen'): Promise<void> {
   try {
     await prepareDirectory(dirname(path))
-    await removeStale(path, setting)
-    const listening = Promise.withResolvers<void>()
-    server.once('error', listening.reject)
-    server.once('listening', listening.resolve)
-    bindPrivately(server, path)
-    await listening.promise
-    server.removeListener('error', listening.reject)
+    // Of two services that start at the same moment, the second must not take the new socket of the first for a dead one.
+    await withDirectoryLock(dirname(path), async () => {
+      await removeStale(path, setting)
+      const listening = Promise.withResolvers<void>()
+      server.once('error', listening.reject)
+      server.once('listening', listening.resolve)
+      bindPrivately(server, path)
+      await listening.promise
+      server.removeListener('error', listening.reject)
+    })
     // A directory with a default ACL overrides the umask.
     if ((lstatSync(path).mode & 0o777) !== 0o600) chmodSync(path, 0o600)
   } catch (error) {
