@@ -1,7 +1,7 @@
 // make run: a pod with two containers, through cri-shim, from nothing to its removal. Everything it makes is private to the run: containerd
 // (unless CONTAINERD names the socket of one), images, registry, pod network. Ctrl-C, or a failure, takes all of it back.
 import { once } from 'node:events'
-import { access, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { access, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ContainerState } from '../src/generated/cri.ts'
@@ -42,15 +42,39 @@ try {
   await demo()
 } catch (error) {
   if (!signal.aborted) {
-    console.error(`\nmake run failed: ${error instanceof Error ? error.message : String(error)}`)
+    console.error(`\nmake run failed: ${explain(error)}`)
     process.exitCode = 1
   }
 }
 
+/** What failed, and what then failed on the way back, in words. */
+function explain(error: unknown): string {
+  if (error instanceof SuppressedError) return `${explain(error.suppressed)}\nand then, while cleaning up: ${explain(error.error)}`
+  return error instanceof Error ? error.message : String(error)
+}
+
 async function demo(): Promise<void> {
   const dir = await mkdtemp(join(tmpdir(), 'cri-shim-demo-'))
+  try {
+    await demoIn(dir)
+  } catch (error) {
+    if (!signal.aborted) await keepLogs(dir)
+    throw error
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+/** After a failure: the logs, where they outlive the run. */
+async function keepLogs(dir: string): Promise<void> {
+  const kept = `${dir}-logs`
+  await mkdir(kept)
+  for (const name of ['cri-shim.log', 'containerd.log', 'config.toml']) await copyFile(join(dir, name), join(kept, name)).catch(() => undefined)
+  console.error(`\nThe logs of this run: ${kept}`)
+}
+
+async function demoIn(dir: string): Promise<void> {
   await using cleanup = new AsyncDisposableStack()
-  cleanup.defer(async () => { await rm(dir, { recursive: true, force: true }) })
 
   step('building the images (busybox, a web server, pause) from what is on this machine')
   const contentDir = join(dir, 'content')

@@ -34,6 +34,14 @@ missing_packages() {
 # busybox-static replaces the package busybox, which is the same program with shared libraries.
 static_busybox() { ! grep -aq '/lib64/ld-linux\|/lib/ld-linux' "$1"; }
 
+# What Node.js needs and a minimal Debian lacks.
+missing_node_libraries() {
+  for place in /lib/*-linux-gnu/libatomic.so.1 /usr/lib/*-linux-gnu/libatomic.so.1 /usr/lib64/libatomic.so.1 /usr/lib/libatomic.so.1; do
+    [ ! -e "$place" ] || return 0
+  done
+  echo libatomic1
+}
+
 missing_node_packages() {
   if ! have npm; then
     have node || echo nodejs
@@ -83,7 +91,7 @@ install_modules() {
   install_packages "$(missing_node_packages)"
   say "setup: npm ci ($(npm --version 2>/dev/null || echo '?'))"
   # No package needs an install script: the Node.js binary and the type checker are plain files in packages of their own.
-  npm ci --ignore-scripts --no-audit --no-fund --include=dev --include=optional >&2 ||
+  npm ci --loglevel=error --ignore-scripts --no-audit --no-fund --include=dev --include=optional >&2 ||
     fail "npm ci failed; its message is above. Behind a proxy set HTTPS_PROXY, behind a registry mirror \`npm config set registry URL\`, then run this again"
   [ -x "node_modules/$(node_package)/bin/node" ] || fail "npm left out the optional package $(node_package), which holds Node.js: remove \`omit=optional\` from .npmrc, then run this again"
   printf '%s\n' "$lock" > "$stamp"
@@ -98,8 +106,8 @@ node_package() {
 }
 
 case ${1:-all} in
-  node) ;;
-  all) install_packages "$(missing_packages)" ;;
+  node) install_packages "$(missing_node_libraries)" ;;
+  all) install_packages "$(missing_packages; missing_node_libraries)" ;;
   *) fail "unknown argument: $1" ;;
 esac
 install_modules
