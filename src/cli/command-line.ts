@@ -4,12 +4,13 @@ import { type Command, ExitCode, type Output, UsageError, parseArguments, sugges
 import { configCheck, configDefault, configShow } from './commands/config.ts'
 import { serveCommand } from './commands/serve.ts'
 import { version } from './commands/version.ts'
+import { warmUpCommand } from './commands/warm-up.ts'
 import { commandHelp, overview } from './help.ts'
 import type { Compose } from './run-service.ts'
 
 /** Every command. `loadCompose` brings the composition root for `serve`. */
 export function commandsWith(loadCompose: () => Promise<Compose>): readonly Command[] {
-  return [serveCommand(loadCompose), configCheck, configShow, configDefault, version]
+  return [serveCommand(loadCompose), configCheck, configShow, configDefault, version, warmUpCommand]
 }
 
 /** The command that the first words name, and what follows it. */
