@@ -1,4 +1,4 @@
-import { isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
+import { isAlreadyExists, isNotFound, notFound } from '../errors/cri-error.ts'
 import type { images_Image } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -39,9 +39,14 @@ export class ImagesService {
     }
   }
 
-  /** Sets one label and leaves everything else as it is. NOT_FOUND when the record is gone. */
+  /**
+   * Sets one label and leaves everything else as it is. NOT_FOUND when the record is gone. The target goes with it although the mask leaves
+   * it alone: containerd 1.7 reads it all the same and crashes on a missing one.
+   */
   async setLabel(ctx: Ctx, name: string, key: string, value: string): Promise<void> {
-    await this.#client.call(ctx, service, 'Update', { image: { name, labels: { [key]: value } }, update_mask: { paths: [`labels.${key}`] } }, `image ${name}`)
+    const record = await this.get(ctx, name)
+    if (record === undefined) throw notFound(`image ${name} is not in containerd`)
+    await this.#client.call(ctx, service, 'Update', { image: { ...record, labels: { [key]: value } }, update_mask: { paths: [`labels.${key}`] } }, `image ${name}`)
   }
 
   /** Idempotent. `sync` waits until garbage collection has removed what only this record held. */
