@@ -96,6 +96,18 @@ test('config show prints what serve would run with; config default can be loaded
   assert.match(wrong.stderr, /--log-level/)
 })
 
+test('config default keeps the settings of a file that it is told to import', async () => {
+  using directory = temporaryDirectory()
+  const [file, imported] = [join(directory.path, 'default.toml'), join(directory.path, 'containerd.toml')]
+  writeFileSync(imported, 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "registry.example/pause:1"\n')
+  const written = await run('config', 'default', '--imports', imported)
+  assert.equal(written.code, 0)
+  writeFileSync(file, written.stdout)
+  const { code, stdout } = await run('config', 'show', '--config', file)
+  assert.equal(code, 0)
+  assert.match(stdout, /sandbox = "registry\.example\/pause:1" # .*containerd\.toml:3/)
+})
+
 test('the binary answers, ends when its reader has seen enough, and fills the cache that systemd keeps for it', async () => {
   using directory = temporaryDirectory()
   const shell = promisify(execFile)

@@ -39,9 +39,9 @@ export const configDefault: Command = {
   name: 'config default',
   summary: 'print a commented configuration file with every setting at its default',
   maxPositionals: 0,
-  flags: {},
-  async run(_args, output) {
-    output.stdout(renderDefault())
+  flags: { imports: { type: 'string', value: 'FILE', help: 'import this file, for one that keeps what /etc/containerd/config.toml says' } },
+  async run({ flags }, output) {
+    output.stdout(renderDefault({ imports: flags['imports'] }))
     return ExitCode.ok
   },
 }
