@@ -1,0 +1,65 @@
+import { type Concurrency, type OperationName, type Target, concurrencies, memoryTargetBytes, operations, targetOf } from './operations.ts'
+import type { Phase } from './phases.ts'
+import { type Samples, type SideName, median, percentile } from './statistics.ts'
+
+/** One row of the report; durations in milliseconds. */
+export interface OperationResult {
+  readonly operation: OperationName
+  readonly concurrency: Concurrency
+  /** Samples per side. */
+  readonly count: number
+  readonly medianMs: Readonly<Record<SideName, number>>
+  readonly p99Ms: Readonly<Record<SideName, number>>
+  /** Of the medians: below 1, cri-shim is faster. */
+  readonly ratio: number
+  readonly target: Target | undefined
+  /** Whether the target is met; undefined without one. */
+  readonly met: boolean | undefined
+}
+
+export interface ProcessTotals {
+  /** CPU seconds since the process started. */
+  readonly cpuSeconds: number
+  /** CPU seconds of children that it waited for. */
+  readonly childrenCpuSeconds: number
+  readonly peakBytes: number
+}
+
+export interface SideTotals {
+  readonly title: string
+  readonly service: ProcessTotals
+  /** The containerd behind the service, when that is another process. */
+  readonly backend: ProcessTotals | undefined
+  /** Peak resident memory of the service while it had 100 containers; undefined when that part was left out. */
+  readonly peakBytesWith100Containers: number | undefined
+}
+
+export interface Results {
+  /** What ran where: versions, machine, options. */
+  readonly about: Readonly<Record<string, string>>
+  readonly operations: readonly OperationResult[]
+  readonly totals: ReadonlyMap<SideName, SideTotals>
+  readonly phases: readonly Phase[]
+}
+
+/** The chosen operations that were measured on both sides. */
+export function summarise(samples: Samples, only: ReadonlySet<OperationName>): readonly OperationResult[] {
+  return operations.filter((operation) => only.has(operation)).flatMap((operation) => concurrencies.flatMap((concurrency): OperationResult[] => {
+    const [plugin, shim] = [samples.of('plugin', operation, concurrency), samples.of('shim', operation, concurrency)]
+    if (plugin.length === 0 || shim.length === 0) return []
+    const medianMs = { plugin: median(plugin), shim: median(shim) }
+    const ratio = medianMs.shim / medianMs.plugin
+    const target = targetOf(operation, concurrency)
+    return [{
+      operation, concurrency, ratio, target, medianMs,
+      count: Math.min(plugin.length, shim.length),
+      p99Ms: { plugin: percentile(plugin, 0.99), shim: percentile(shim, 0.99) },
+      met: target === undefined ? undefined : target.kind === 'ratio' ? ratio <= target.atMost : medianMs.shim <= target.atMostMs,
+    }]
+  }))
+}
+
+/** Whether cri-shim's memory with 100 containers is within its target; undefined when it was not measured. */
+export function memoryMet({ peakBytesWith100Containers }: SideTotals): boolean | undefined {
+  return peakBytesWith100Containers === undefined ? undefined : peakBytesWith100Containers <= memoryTargetBytes
+}

@@ -1,0 +1,77 @@
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { command } from '../../test/fixtures/command.ts'
+import { buildLargeImage } from '../../test/images/large.ts'
+import { collectGarbage } from '../garbage.ts'
+import { type Concurrency, concurrencies } from '../operations.ts'
+import { inParallel } from '../parallel.ts'
+import { type RunContext, callSettings, inTurn, settle, timed } from '../run-context.ts'
+import type { Side } from '../side.ts'
+
+const layers = 8
+const pullTimeoutMs = 600_000
+
+export interface PullImages {
+  /** Uncompressed; half of it does not compress, so that about half of it is downloaded. */
+  readonly sizeBytes: number
+  /** As many as are pulled at a time; they share no layer. */
+  readonly refs: readonly string[]
+}
+
+/** Builds the images into the registry's content directory. */
+export async function buildPullImages(contentDir: string, sizeBytes: number, progress: RunContext['progress']): Promise<PullImages> {
+  const refs = Array.from({ length: Math.max(...concurrencies) }, (_, index) => `registry.k8s.io/cri-shim/bench-large:${index}`)
+  for (const [index, ref] of refs.entries()) {
+    progress('building the images for PullImage', `${index + 1} of ${refs.length}`)
+    await buildLargeImage(contentDir, { ref, layers, sizeBytes: sizeBytes + index * layers * 1024 }) // other sizes, other layers
+  }
+  return { sizeBytes, refs }
+}
+
+/** Where containerd keeps content and overlay snapshots. */
+async function stored(side: Side): Promise<{ blobs: number; snapshots: number }> {
+  const { root } = side.containerd
+  const [blobs, snapshots] = await Promise.all([
+    readdir(join(root, 'io.containerd.content.v1.content/blobs/sha256')), readdir(join(root, 'io.containerd.snapshotter.v1.overlayfs/snapshots')),
+  ])
+  return { blobs: blobs.length, snapshots: snapshots.length }
+}
+
+/** Removes the images, their content and their snapshots, so that the next pull starts from nothing. Fails when something of them stays. */
+async function removeImages(context: RunContext, side: Side, refs: readonly string[], before: { blobs: number; snapshots: number }): Promise<void> {
+  for (const image of refs) await side.cri.image.RemoveImage({ image: { image } }, callSettings(context))
+  await collectGarbage(side.containerd.socket)
+  const now = await stored(side)
+  if (now.blobs !== before.blobs || now.snapshots !== before.snapshots) {
+    throw new Error(`${side.title}: after RemoveImage and garbage collection there are ${now.blobs} blobs and ${now.snapshots} snapshots where there were ${before.blobs} and ${before.snapshots} before the pull: the next pull would not be a whole one`)
+  }
+}
+
+function roundsFor(concurrency: Concurrency, { rounds, quick }: RunContext['options']): number {
+  if (quick) return concurrency === 1 ? 2 : 1
+  return Math.max(3, Math.ceil(rounds / (concurrency === 1 ? 6 : 12)))
+}
+
+/** Whole pulls from the local registry; a warm-up pull comes first, and what was written is on the disk before the next one starts. */
+export async function pullStage(context: RunContext, images: PullImages): Promise<void> {
+  for (const concurrency of concurrencies) {
+    const refs = images.refs.slice(0, concurrency)
+    await context.phase(`pull, ${concurrency} at a time`, () => inTurn(context, 'PullImage', concurrency, roundsFor(concurrency, context.options), async (side, record, round) => {
+      if (round === 0 && concurrency > 1) return
+      await collectGarbage(side.containerd.socket)
+      const before = await stored(side)
+      await command('sync', ['--file-system', side.dir])
+      await settle(context)
+      await inParallel(concurrency, async (index) => {
+        const image = refs[index] ?? ''
+        await timed(record, 'PullImage', () => side.cri.image.PullImage({ image: { image } }, callSettings(context, pullTimeoutMs)))
+      })
+      const now = await stored(side)
+      // A layer is a blob and a snapshot; each image adds its manifest and its configuration.
+      if (now.blobs - before.blobs !== concurrency * (layers + 2) || now.snapshots - before.snapshots !== concurrency * layers) {
+        throw new Error(`${side.title}: pulling ${concurrency} images of ${layers} layers added ${now.blobs - before.blobs} blobs and ${now.snapshots - before.snapshots} snapshots: something was there before, or is missing`)
+      }
+      await removeImages(context, side, refs, before)
+    }))
+  }
+}
