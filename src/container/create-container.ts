@@ -9,7 +9,7 @@ import { userRequest } from '../oci-spec/user.ts'
 import { containerExtension, encodeContainerMetadata, labels, type ContainerMetadata } from '../state/metadata.ts'
 import { displayName } from '../state/image-names.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
-import { encodeStatus, writeJson } from '../state/status-file.ts'
+import { encodeStatus, writeJson, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { containerLogPath } from './log-path.ts'
 import { imageVolumes, resolveDevices, resolveMounts } from './mounts.ts'
@@ -94,7 +94,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }
   await operation.step('write status', async () => {
-    await writeJson(statusPath(layout, id), encodeStatus(container))
+    await writeJsonPage(statusPath(layout, id), encodeStatus(container))
     await rm(intentPath(dir), { force: true })
   })
   return container

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import type { Container } from '../state/records.ts'
-import { encodeStatus, type Layout, writeJson } from '../state/status-file.ts'
+import { encodeStatus, type Layout, writeJsonPage } from '../state/status-file.ts'
 import type { Store } from '../state/store.ts'
 
 export function statusPath(layout: Layout, id: string): string {
@@ -9,7 +9,7 @@ export function statusPath(layout: Layout, id: string): string {
 
 /** Writes a container's status to its file and then to the store: what a reader sees survives a crash. */
 export async function saveStatus(layout: Layout, containers: Store<Container>, container: Container): Promise<void> {
-  await writeJson(statusPath(layout, container.id), encodeStatus(container))
+  await writeJsonPage(statusPath(layout, container.id), encodeStatus(container))
   // What else changed in the record meanwhile (a removal that has begun) stays.
   containers.update(container.id, (now) => ({ ...now, status: container.status, oomKilled: now.oomKilled || container.oomKilled, cgroups: container.cgroups, starting: container.starting }))
 }
