@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import { join } from 'node:path'
+import { join as joinPath } from 'node:path'
+import { join } from '../concurrency/join.ts'
 import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import type { TaskExit } from '../containerd/tasks.ts'
@@ -27,21 +28,25 @@ export interface ExecSyncResult {
  * Runs a command in a running container and waits for it. After `timeoutMs` (0: none) everything that the command started in its session
  * is killed and DEADLINE_EXCEEDED says so. Nothing of the exec stays, however it ends.
  */
-export async function execSync(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, process: Init<Any>, options: { readonly timeoutMs: number; readonly command: readonly string[] }): Promise<ExecSyncResult> {
+export async function execSync(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, makeProcess: () => Promise<Init<Any>>, options: { readonly timeoutMs: number; readonly command: readonly string[] }): Promise<ExecSyncResult> {
   const { id } = container
   if (container.status.state !== 'running') throw failedPrecondition(`container ${id} is ${container.status.state}: a command runs only in a running container`, { reason: 'NotRunning' })
   const execId = randomBytes(16).toString('hex')
-  const dir = join(deps.layout.containerIoDir(id), `exec-${execId}`)
+  const dir = joinPath(deps.layout.containerIoDir(id), `exec-${execId}`)
   const fifos = fifoPaths(dir, 'exec', { stdin: false, tty: false })
   const run = new ExecRun(deps, ctx, id, execId)
   try {
-    await operation.step('open output', async () => {
-      await makeFifos(deps.host, dir, fifos)
-      run.capture = await deps.io.capture({ id: execId, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr, limitBytes })
-    })
-    await operation.step('start command', () => run.start(process, fifos))
+    // containerd opens the FIFOs when the command starts, not before: they are made while it is told of the command.
+    await join<[void, void]>(ctx.signal, [
+      () => operation.step('open output', async () => {
+        await makeFifos(deps.host, dir, fifos)
+        run.capture = await deps.io.capture({ id: execId, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr, limitBytes })
+      }),
+      () => operation.step('add command', async () => run.add(await makeProcess(), fifos)),
+    ])
+    await operation.step('start command', () => run.start())
     const exit = await operation.step('run command', () => run.wait(options.timeoutMs, container.status.pid, options.command))
-    const output = await operation.step('read output', () => run.output(deps.settings.drainExecSyncIoTimeoutMs))
+    const [output] = await Promise.all([operation.step('read output', () => run.output(deps.settings.drainExecSyncIoTimeoutMs)), operation.step('remove command', () => run.remove())])
     return { ...output, exitCode: exit.exitStatus }
   } finally {
     await run.cleanUp()
@@ -67,24 +72,41 @@ class ExecRun {
     this.#execId = execId
   }
 
-  async start(spec: Init<Any>, fifos: { readonly stdin: string; readonly stdout: string; readonly stderr: string }): Promise<void> {
+  async add(spec: Init<Any>, fifos: { readonly stdin: string; readonly stdout: string; readonly stderr: string }): Promise<void> {
+    this.#added = true
+    try {
+      await this.#deps.containerd.tasks.exec(this.#ctx, { containerId: this.#id, execId: this.#execId, ...fifos, terminal: false, spec })
+    } catch (error) {
+      throw this.#explained(error)
+    }
+  }
+
+  async start(): Promise<void> {
     const { tasks } = this.#deps.containerd
     try {
-      this.#added = true
-      await tasks.exec(this.#ctx, { containerId: this.#id, execId: this.#execId, ...fifos, terminal: false, spec })
       // Not ended by the caller's signal: the clean-up waits on it after a cancelled call.
       this.#exit = tasks.wait(withSignal(this.#ctx, new AbortController().signal), this.#id, this.#execId)
       this.#exit.then(() => { this.#exited = true }, () => undefined)
       this.#pid = await tasks.start(this.#ctx, this.#id, this.#execId)
     } catch (error) {
-      if (this.#deps.containers.get(this.#id)?.status.state !== 'running') throw failedPrecondition(`container ${this.#id} ended while the command was being started`, { reason: 'NotRunning', cause: error })
-      if (error instanceof CriError && (error.code === Code.INTERNAL || error.code === Code.NOT_FOUND)) {
-        throw invalidArgument(`the command cannot be run in container ${this.#id}: ${messageOf(error)}`, { reason: 'ExecCannotRun', cause: error })
-      }
-      throw error
+      throw this.#explained(error)
     } finally {
       this.capture?.started()
     }
+  }
+
+  #explained(error: unknown): unknown {
+    if (this.#deps.containers.get(this.#id)?.status.state !== 'running') return failedPrecondition(`container ${this.#id} ended while the command was being started`, { reason: 'NotRunning', cause: error })
+    if (error instanceof CriError && (error.code === Code.INTERNAL || error.code === Code.NOT_FOUND)) {
+      return invalidArgument(`the command cannot be run in container ${this.#id}: ${messageOf(error)}`, { reason: 'ExecCannotRun', cause: error })
+    }
+    return error
+  }
+
+  /** The command has ended: containerd forgets it. */
+  async remove(): Promise<void> {
+    await this.#deps.containerd.tasks.deleteExec(this.#ctx, this.#id, this.#execId)
+    this.#added = false
   }
 
   async wait(timeoutMs: number, containerPid: number, command: readonly string[]): Promise<TaskExit> {

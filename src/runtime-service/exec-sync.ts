@@ -1,5 +1,6 @@
 import { execSync as run } from '../container/exec-sync.ts'
 import { invalidArgument, notFound } from '../errors/cri-error.ts'
+import type { Any } from '../generated/containerd.ts'
 import type { ExecSyncRequest, ExecSyncResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -15,10 +16,11 @@ export async function execSync(deps: Deps, ctx: Ctx, request: ExecSyncRequest): 
   const seconds = Number(request.timeout)
   if (seconds < 0) throw invalidArgument(`timeout ${request.timeout} is negative`)
   const container = deps.containers.find(request.container_id)
-  const record = await deps.container.containerd.containers.get(ctx, container.id)
-  const spec = specOf(record)
-  if (spec === null) throw notFound(`container ${container.id} is gone from containerd`)
-  const process = ociProcessAny(execProcess(spec, { cmd: request.cmd, tty: false }))
-  const result = await run(deps.container, ctx, deps.operation('ExecSync'), container, process, { timeoutMs: seconds * 1000, command: request.cmd })
+  const makeProcess = async (): Promise<Init<Any>> => {
+    const spec = specOf(await deps.container.containerd.containers.get(ctx, container.id))
+    if (spec === null) throw notFound(`container ${container.id} is gone from containerd`)
+    return ociProcessAny(execProcess(spec, { cmd: request.cmd, tty: false }))
+  }
+  const result = await run(deps.container, ctx, deps.operation('ExecSync'), container, makeProcess, { timeoutMs: seconds * 1000, command: request.cmd })
   return { stdout: result.stdout, stderr: result.stderr, exit_code: result.exitCode }
 }
