@@ -53,10 +53,11 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
   }
 
   const undoCtx = (signal: AbortSignal): Ctx => withSignal(ctx, signal)
+  const files = makeFiles()
   const [network, pause] = await join<[Awaited<ReturnType<typeof addNetwork>>, Awaited<ReturnType<typeof createPause>>, void]>(ctx.signal, [
     (signal) => addNetwork(signal),
     (signal) => createPause(withSignal(ctx, signal)),
-    () => makeFiles(),
+    () => files,
   ])
 
   async function addNetwork(signal: AbortSignal): Promise<{ readonly ips: readonly string[]; readonly result: unknown }> {
@@ -86,6 +87,8 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
       extensions: { [sandboxExtension]: encodeSandboxMetadata(metadata) },
     }))
     const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    // The runtime binds them into the root file system: a /dev/shm that is not mounted by then would be a plain directory of the host's.
+    await files
     const pid = await operation.step('create task', () => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
       containerId: id, rootfs: mounts, stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
     }), branch.signal))
