@@ -12,11 +12,28 @@ export function toTimestamp(nanoseconds: bigint): Init<Timestamp> {
   return { seconds: String(nanoseconds / 1_000_000_000n), nanos: Number(nanoseconds % 1_000_000_000n) }
 }
 
-/** The wall clock in nanoseconds since 1970, strictly increasing within the process so that creation times order. */
+/** Date.now() is whole milliseconds, and so is the moment at which the two clocks were last compared. */
+const toleranceNs = 1_500_000n
+/** A system clock that was set back further than this is followed; what is less is smoothed over. */
+const largestSmoothedNs = 10_000_000_000n
+
+let anchorNs = 0n
+let anchorTicks = 0n
+let last = 0n
+
+/**
+ * The wall clock in nanoseconds since 1970, strictly increasing within the process so that creation times order. The monotonic clock gives
+ * what lies between two milliseconds and no more: it stands still while the machine is suspended, and knows nothing of NTP.
+ */
 export function nowNanoseconds(): bigint {
-  const now = BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n
-  last = now > last ? now : last + 1n
+  const wall = BigInt(Date.now()) * 1_000_000n
+  const ticks = process.hrtime.bigint()
+  const smooth = anchorNs + ticks - anchorTicks
+  if (smooth < wall - toleranceNs || smooth > wall + toleranceNs) {
+    anchorNs = wall
+    anchorTicks = ticks
+  }
+  const now = anchorNs + ticks - anchorTicks
+  last = now > last || last - now > largestSmoothedNs ? now : last + 1n
   return last
 }
-
-let last = 0n
