@@ -68,10 +68,12 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   }))
   // The cgroup is asked for while the process is sure to be there.
   const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))
+  // Taken before: a program that ends at once has ended when the answer comes, and nothing ends before it started.
+  const startedAt = nowNanoseconds()
   await operation.step('start task', () => containerd.tasks.start(ctx, id))
   deps.io.started(id)
   await operation.step('write status', () => saveStatus(deps.layout, deps.containers, {
-    ...container, starting: false, cgroups, status: { ...container.status, state: 'running', pid, startedAt: nowNanoseconds() },
+    ...container, starting: false, cgroups, status: { ...container.status, state: 'running', pid, startedAt },
   }))
 }
 
