@@ -22,16 +22,28 @@ export class BoundedQueue {
     this.#maxWaiting = options.maxWaiting
   }
 
-  /** Runs `work` when it is its turn. An abort while it waits rejects with the signal's reason and takes it out of the queue. */
+  /**
+   * Runs `work` when it is its turn. An abort while it waits rejects with the signal's reason and takes it out of the queue. Once it runs,
+   * stopping is its own business: its turn lasts until it has ended.
+   */
   async add<T>(work: () => Promise<T>, options: { readonly signal?: AbortSignal | undefined; readonly priority?: number } = {}): Promise<T> {
-    if (this.#queue.size >= this.#maxWaiting) {
+    if (this.#queue.pending >= this.#queue.concurrency && this.#queue.size >= this.#maxWaiting) {
       throw resourceExhausted(`${this.name}: ${this.#queue.pending} run and ${this.#queue.size} wait already, which is the limit; try again later`)
     }
     options.signal?.throwIfAborted()
-    return this.#queue.add(work, {
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
-      ...(options.priority === undefined ? {} : { priority: options.priority }),
-    })
+    // Told to the queue, an abort would end the turn at once and let the next one run beside work that is still there.
+    const waiting = new AbortController()
+    const giveUp = (): void => waiting.abort(options.signal?.reason)
+    options.signal?.addEventListener('abort', giveUp, { once: true })
+    const turn = this.#queue.add(async () => {
+      options.signal?.removeEventListener('abort', giveUp)
+      return work()
+    }, { signal: waiting.signal, ...(options.priority === undefined ? {} : { priority: options.priority }) })
+    try {
+      return await turn
+    } finally {
+      options.signal?.removeEventListener('abort', giveUp)
+    }
   }
 
   get running(): number {

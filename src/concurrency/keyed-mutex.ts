@@ -12,12 +12,15 @@ export class KeyedMutex {
     const mine = Promise.withResolvers<void>()
     const tail = before.then(() => mine.promise)
     this.#tails.set(key, tail)
+    // Not sooner: one who gave up waiting is done before those who came earlier are, and the key is still theirs.
+    void tail.then(() => {
+      if (this.#tails.get(key) === tail) this.#tails.delete(key)
+    })
     try {
       await abortable(before, signal)
       return await work()
     } finally {
       mine.resolve()
-      if (this.#tails.get(key) === tail) this.#tails.delete(key)
     }
   }
 

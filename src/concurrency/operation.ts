@@ -1,4 +1,4 @@
-import { type UndoFailure, UndoStack } from './undo-stack.ts'
+import { type Undo, type UndoFailure, UndoStack } from './undo-stack.ts'
 
 export interface OperationHooks {
   /** Called when a step has ended, with its duration. */
@@ -18,6 +18,7 @@ export class Operation {
   readonly #undo = new UndoStack()
   readonly #hooks: OperationHooks
   #last = 'starting'
+  #failed: string | undefined
 
   constructor(name: string, hooks: OperationHooks = {}) {
     this.name = name
@@ -41,18 +42,24 @@ export class Operation {
       return value
     } finally {
       this.#running.delete(key)
+      if (failed) this.#failed ??= name
       this.#hooks.onStep?.(this.name, name, (performance.now() - started) / 1000, failed)
     }
   }
 
   /** Registers a way back that is not tied to a step's success. */
-  onUndo(name: string, undo: (signal: AbortSignal) => Promise<unknown>): void {
+  onUndo(name: string, undo: Undo): void {
     this.#undo.push(name, undo)
   }
 
   /** The steps that run now, `a + b` when side by side; the last one between two steps. */
   get currentStep(): string {
     return this.#running.size === 0 ? this.#last : [...this.#running.values()].join(' + ')
+  }
+
+  /** The step that failed first, which is the one whose error counts when others were cut off by it; before one failed, the current one. */
+  get failedStep(): string {
+    return this.#failed ?? this.currentStep
   }
 
   /** `RunPodSandbox in flight for 143 s, step: cni add` */

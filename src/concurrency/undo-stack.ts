@@ -1,22 +1,23 @@
+import { withDeadline } from './deadline.ts'
+
 /** One step of the way back that failed. */
 export interface UndoFailure {
   readonly name: string
   readonly error: unknown
 }
 
+/** One step of the way back. `failed` are those before it that failed: what says that there is something left to undo must then stay. */
+export type Undo = (signal: AbortSignal, failed: readonly UndoFailure[]) => Promise<unknown>
+
 /**
  * What has to be taken back if a long operation fails. Runs last in, first out, under its own deadline (the caller's may be what failed),
  * and goes on past a step that fails.
  */
 export class UndoStack {
-  #steps: { readonly name: string; readonly undo: (signal: AbortSignal) => Promise<unknown> }[] = []
+  #steps: { readonly name: string; readonly undo: Undo }[] = []
 
-  push(name: string, undo: (signal: AbortSignal) => Promise<unknown>): void {
+  push(name: string, undo: Undo): void {
     this.#steps.push({ name, undo })
-  }
-
-  get length(): number {
-    return this.#steps.length
   }
 
   /** Forgets every step: the operation succeeded. */
@@ -24,15 +25,18 @@ export class UndoStack {
     this.#steps = []
   }
 
-  /** Runs every step once and returns those that failed. `timeoutMs` bounds each step, so that one that hangs does not starve the rest. */
+  /**
+   * Runs every step once and returns those that failed. `timeoutMs` bounds each step, so that one that hangs does not starve the rest: one
+   * that does not heed its signal is left behind.
+   */
   async run(timeoutMs: number): Promise<UndoFailure[]> {
     const failures: UndoFailure[] = []
     for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
-      const signal = AbortSignal.timeout(timeoutMs)
+      const { name, undo } = step
       try {
-        await step.undo(signal)
+        await withDeadline(`undoing "${name}"`, timeoutMs, (signal) => undo(signal, failures))
       } catch (error) {
-        failures.push({ name: step.name, error })
+        failures.push({ name, error })
       }
     }
     return failures

@@ -46,13 +46,17 @@ export class CriError extends Error {
     this.reason = options.reason ?? codeName(code)
   }
 
-  /** Any thrown thing as a CriError; what is not one already becomes INTERNAL and keeps the original as its cause. */
+  /**
+   * Any thrown thing as a CriError, the original as its cause. The reason of `AbortSignal.timeout()` becomes DEADLINE_EXCEEDED, an AbortError
+   * CANCELLED, what is unknown INTERNAL.
+   */
   static from(error: unknown, context?: string): CriError {
     if (error instanceof CriError) {
       return context === undefined ? error : new CriError(error.code, `${context}: ${error.message}`, { reason: error.reason, cause: error })
     }
+    const code = error instanceof Error && error.name === 'TimeoutError' ? Code.DEADLINE_EXCEEDED : error instanceof Error && error.name === 'AbortError' ? Code.CANCELLED : Code.INTERNAL
     const message = messageOf(error)
-    return new CriError(Code.INTERNAL, context === undefined ? message : `${context}: ${message}`, { cause: error })
+    return new CriError(code, context === undefined ? message : `${context}: ${message}`, { cause: error })
   }
 }
 

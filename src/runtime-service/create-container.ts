@@ -40,7 +40,7 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
       return { container_id: id }
     }, ctx.signal)
   } catch (error) {
-    const failedAt = operation.currentStep
+    const failedAt = operation.failedStep
     const failures = await operation.undo()
     for (const failure of failures) ctx.log.error({ err: failure.error, container: id, step: failure.name }, 'cannot undo a step of CreateContainer; the next start of the service tries again')
     deps.containerNames.release(name, id)

@@ -41,7 +41,7 @@ export async function runPodSandbox(deps: Deps, ctx: Ctx, request: RunPodSandbox
       return { pod_sandbox_id: id }
     }, ctx.signal)
   } catch (error) {
-    const failedAt = operation.currentStep
+    const failedAt = operation.failedStep
     const failures = await operation.undo()
     if (failures.length === 0) deps.sandboxNames.release(name, id)
     else {
