@@ -148,6 +148,10 @@ export class ContainerdClient {
   #translate(error: unknown, name: string, about: string, timeoutMs: number | undefined): CriError {
     if (error instanceof CriError) return error
     if (!isServiceError(error)) return CriError.from(error, `containerd ${name} (${about})`)
+    // Content.Write, for an ingest that has a writer.
+    if (error.code === grpc.status.UNAVAILABLE && / locked for /.test(error.details)) {
+      return new CriError(Code.UNAVAILABLE, `containerd ${name} (${about}): ${error.details}`, { reason: 'Locked', cause: error })
+    }
     if (error.code === grpc.status.UNAVAILABLE) {
       return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${error.details}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
     }

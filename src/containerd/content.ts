@@ -1,4 +1,5 @@
 import type * as grpc from '@grpc/grpc-js'
+import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
 import { content_WriteAction, type content_Info, type content_Status, type content_WriteContentRequest, type content_WriteContentResponse } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
@@ -9,6 +10,8 @@ export type ContentInfo = content_Info
 export type IngestStatus = content_Status
 
 const service = 'containerd.services.content.v1.Content'
+/** Between two tries for an ingest that somebody else writes: there is no event for its end. */
+const longestLockWaitMs = 500
 
 export interface WriteOptions {
   /** Names the ingest: one writer at a time, and an interrupted one goes on where it was. */
@@ -78,16 +81,23 @@ export class ContentService {
     }
   }
 
-  /** Opens an ingest, at the offset where an interrupted one stopped. Undefined when the blob is there already. */
+  /**
+   * Opens an ingest, at the offset where an interrupted one stopped. Undefined when the blob is there already. An ingest has one writer: while
+   * another has it (`ctr`, or one of our own that was cancelled and that containerd has not let go of yet) this waits.
+   */
   async openWriter(ctx: Ctx, options: WriteOptions): Promise<ContentWriter | undefined> {
-    const writer = new ContentWriter(this.#client, ctx, options)
-    try {
-      await writer.open()
-      return writer
-    } catch (error) {
-      writer.close()
-      if (isAlreadyExists(error)) return undefined
-      throw error
+    for (let waitMs = 10; ; waitMs = Math.min(2 * waitMs, longestLockWaitMs)) {
+      const writer = new ContentWriter(this.#client, ctx, options)
+      try {
+        await writer.open()
+        return writer
+      } catch (error) {
+        writer.close()
+        if (isAlreadyExists(error)) return undefined
+        if (!(error instanceof CriError) || error.reason !== 'Locked') throw error
+      }
+      if (waitMs === longestLockWaitMs) ctx.log.info({ digest: options.digest }, 'another client of containerd is writing this blob: waiting for it')
+      await pause(waitMs, ctx.signal)
     }
   }
 }

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
 import { BoundedQueue } from '../../concurrency/bounded-queue.ts'
 import { join } from '../../concurrency/join.ts'
+import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
 import type { Operation } from '../../concurrency/operation.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
-import { isAlreadyExists } from '../../errors/cri-error.ts'
+import { Code, CriError, isAlreadyExists } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
@@ -52,6 +53,9 @@ const leaseMs = 24 * 3_600_000
 /** A pull that begins within this time of an interrupted one uses the same lease. */
 const leaseBucketMs = 12 * 3_600_000
 const maxWaitingLayers = 1024
+const leaseDeleteTimeoutMs = 30_000
+/** After these the next try may succeed, and goes on with what is here; after any other the image is as it is. */
+const worthGoingOn: ReadonlySet<Code> = new Set([Code.CANCELLED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED])
 
 interface Target {
   readonly descriptor: Descriptor
@@ -64,6 +68,9 @@ export class Puller {
   readonly #options: PullerOptions
   readonly #blobs: BlobFetcher
   readonly #unpacker: Unpacker
+  /** How many pulls use a lease: two tags of one image share it, and it ends with the last of them. */
+  readonly #leaseUsers = new Map<string, number>()
+  readonly #leaseMutex = new KeyedMutex()
 
   constructor(options: PullerOptions) {
     this.#options = options
@@ -72,11 +79,11 @@ export class Puller {
   }
 
   /**
-   * Pulls an image. What was downloaded stays under a lease when this fails half-way, so that the next try goes on from there; the lease
-   * ends with the pull that succeeds, or after a day.
+   * Pulls an image. What was downloaded stays under a lease when this is interrupted, so that the next try goes on from there; the lease
+   * ends with the pull that succeeds or finds the image unusable, or after a day.
    */
   async pull(ctx: Ctx, request: PullRequest): Promise<PulledImage> {
-    const { containerd, registry, settings, operation: begin } = this.#options
+    const { registry, settings, operation: begin } = this.#options
     const { ref, auth } = request
     const operation = begin('PullImage')
     const started = performance.now()
@@ -88,34 +95,64 @@ export class Puller {
       const resolved = await operation.step('resolve', () => registry.resolve(ref, auth, watched))
       hosts.add(resolved.host)
       const lease = leaseId(request, resolved.descriptor)
-      await operation.step('create lease', () => this.#lease(watched, lease, ref))
-      const source: PullSource = {
-        ref, auth, lease, served: (host) => hosts.add(host),
-        progress: (count) => {
-          bytes += count
-          watchdog.progress()
-        },
-      }
-      const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
-      await this.#fetchLayers(watched, operation, watchdog, source, target, request.snapshotter)
-      const names = await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target))
-      await operation.step('delete lease', () => containerd.leases.delete(ctx, lease))
+      const pulled = await this.#underLease(watched, operation, lease, ref, async () => {
+        const source: PullSource = {
+          ref, auth, lease, served: (host) => hosts.add(host),
+          progress: (count) => {
+            bytes += count
+            watchdog.progress()
+          },
+        }
+        const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
+        await this.#fetchLayers(watched, operation, watchdog, source, target, request.snapshotter)
+        return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
+      })
+      const { manifest } = pulled.target
       ctx.log.info({
-        image: ref.toString(), id: target.manifest.config.digest, digest: resolved.descriptor.digest, layers: target.manifest.layers.length, bytes, hosts: [...hosts],
+        image: ref.toString(), id: manifest.config.digest, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
         ms: Math.round(performance.now() - started),
       }, 'pulled')
-      return { id: target.manifest.config.digest, names }
+      return { id: manifest.config.digest, names: pulled.names }
     } finally {
       watchdog.close()
     }
   }
 
-  async #lease(ctx: Ctx, lease: string, ref: ImageRef): Promise<void> {
+  /** Runs the part of a pull that makes things in containerd. */
+  async #underLease<T>(ctx: Ctx, operation: Operation, lease: string, ref: ImageRef, work: () => Promise<T>): Promise<T> {
+    await operation.step('create lease', () => this.#takeLease(ctx, lease, ref))
+    let end = true
     try {
-      await this.#options.containerd.leases.create(ctx, lease, leaseMs, { 'cri-shim/image': ref.toString().slice(0, 3000) })
+      return await work()
     } catch (error) {
-      if (!isAlreadyExists(error)) throw error
+      end = !(error instanceof CriError && worthGoingOn.has(error.code))
+      throw error
+    } finally {
+      // The image is what counts; a lease that stays ends by itself.
+      await operation.step('delete lease', () => this.#giveLease(withSignal(ctx, AbortSignal.timeout(leaseDeleteTimeoutMs)), lease, end))
+        .catch((error: unknown) => ctx.log.warn({ err: error, lease }, 'cannot delete the lease of a pull: it ends after a day'))
     }
+  }
+
+  async #takeLease(ctx: Ctx, lease: string, ref: ImageRef): Promise<void> {
+    await this.#leaseMutex.run(lease, async () => {
+      try {
+        await this.#options.containerd.leases.create(ctx, lease, leaseMs, { 'cri-shim/image': ref.toString().slice(0, 3000) })
+      } catch (error) {
+        if (!isAlreadyExists(error)) throw error
+      }
+      this.#leaseUsers.set(lease, (this.#leaseUsers.get(lease) ?? 0) + 1)
+    }, ctx.signal)
+  }
+
+  /** With `end` the lease is deleted, unless another pull still uses it. */
+  async #giveLease(ctx: Ctx, lease: string, end: boolean): Promise<void> {
+    await this.#leaseMutex.run(lease, async () => {
+      const others = (this.#leaseUsers.get(lease) ?? 1) - 1
+      if (others > 0) this.#leaseUsers.set(lease, others)
+      else this.#leaseUsers.delete(lease)
+      if (others === 0 && end) await this.#options.containerd.leases.delete(ctx, lease)
+    })
   }
 
   /** Index, manifest and configuration, stored with the labels that keep what they refer to. */
