@@ -13,8 +13,6 @@ export interface Metrics {
   readonly stepSeconds: Histogram<'operation' | 'step' | 'result'>
   /** Seconds per containerd call, by service/method and status code. */
   readonly containerdSeconds: Histogram<'method' | 'code'>
-  /** Entries that run or wait, by queue. */
-  readonly queueDepth: Gauge<'queue' | 'state'>
   /** Background work that failed, by task. */
   readonly backgroundFailures: Counter<'task'>
 }
@@ -29,7 +27,6 @@ export function createMetrics(): Metrics {
     rpcInFlight: new Gauge({ name: 'cri_shim_rpc_in_flight', help: 'CRI calls that run now.', labelNames: ['method'], registers }),
     stepSeconds: new Histogram({ name: 'cri_shim_step_seconds', help: 'Duration of one step of a long operation in seconds.', labelNames: ['operation', 'step', 'result'], buckets: secondsBuckets, registers }),
     containerdSeconds: new Histogram({ name: 'cri_shim_containerd_call_seconds', help: 'Duration of a call to containerd in seconds.', labelNames: ['method', 'code'], buckets: secondsBuckets, registers }),
-    queueDepth: new Gauge({ name: 'cri_shim_queue_depth', help: 'Entries that run or wait in a queue.', labelNames: ['queue', 'state'], registers }),
     backgroundFailures: new Counter({ name: 'cri_shim_background_failures_total', help: 'Background work that failed.', labelNames: ['task'], registers }),
   }
 }
