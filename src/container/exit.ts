@@ -2,8 +2,9 @@ import type { TaskExit } from '../containerd/tasks.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
+import { encodeStatus, writeJson } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
-import { saveStatus } from './status.ts'
+import { saveStatus, statusPath } from './status.ts'
 
 /** How long the last output of a container may take to arrive after its task is deleted; its writers are all gone by then. */
 const drainMs = 10_000
@@ -27,8 +28,11 @@ export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, know
       return
     }
     const oomKilled = container.oomKilled || (container.cgroups !== undefined && ((await deps.host.oomKillCount(container.cgroups)) ?? 0) > 0)
+    const ended = { exitCode: known.exitStatus, finishedAt: known.exitedAt === 0n ? nowNanoseconds() : known.exitedAt, oomKilled }
+    // With the task containerd forgets how it ended: a crash of this service between here and the final status must not lose that.
+    await writeJson(statusPath(deps.layout, id), encodeStatus({ ...container, ended }))
     const exit = await deps.containerd.tasks.delete(ctx, id) ?? known
-    await finish(deps, ctx, container, { exitCode: exit.exitStatus, finishedAt: exit.exitedAt === 0n ? nowNanoseconds() : exit.exitedAt, oomKilled })
+    await finish(deps, ctx, container, { ...ended, exitCode: exit.exitStatus, finishedAt: exit.exitedAt === 0n ? ended.finishedAt : exit.exitedAt })
   })
 }
 
@@ -51,10 +55,16 @@ export async function finish(
   await saveStatus(deps.layout, deps.containers, { ...container, starting: false, oomKilled, status })
 }
 
-/** containerd says that the out-of-memory killer struck. Before the exit it is remembered, after it the reason is put right. */
+/**
+ * containerd says that the out-of-memory killer struck. Before the exit it is remembered, after it the reason is put right; an exit that is
+ * being recorded at this moment is waited for.
+ */
 export async function handleOom(deps: ContainerDeps, id: string): Promise<void> {
-  const container = deps.containers.update(id, (now) => (now.oomKilled ? now : { ...now, oomKilled: true }))
-  if (container === undefined) return
-  const status = container.status.state === 'exited' && container.status.reason === 'Error' ? { ...container.status, reason: 'OOMKilled' } : container.status
-  await saveStatus(deps.layout, deps.containers, { ...container, status })
+  if (deps.containers.update(id, (now) => (now.oomKilled ? now : { ...now, oomKilled: true })) === undefined) return
+  await deps.teardown.exclusive(id, async () => {
+    const container = deps.containers.get(id)
+    if (container === undefined) return
+    const status = container.status.state === 'exited' && container.status.reason === 'Error' ? { ...container.status, reason: 'OOMKilled' } : container.status
+    await saveStatus(deps.layout, deps.containers, { ...container, status })
+  })
 }
