@@ -2,6 +2,7 @@
 import { copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { arch, cpus, release, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
+import { messageOf } from '../src/errors/cri-error.ts'
 import { command, output } from '../test/fixtures/command.ts'
 import { writeHostsToml } from '../test/fixtures/registry/hosts-toml.ts'
 import { startRegistry } from '../test/fixtures/registry/registry.ts'
@@ -44,7 +45,7 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     options = parseOptions(args)
   } catch (error) {
-    console.error(`${error instanceof Error ? error.message : String(error)}\n\n${help}`)
+    console.error(`${messageOf(error)}\n\n${help}`)
     return 2
   }
   if (options === 'help') {
@@ -69,7 +70,7 @@ async function main(args: readonly string[]): Promise<number> {
   } catch (error) {
     progress.end()
     if (interrupted.signal.aborted) return 130
-    console.error(error instanceof Error ? `the benchmark failed: ${error.message}` : error)
+    console.error(`the benchmark failed: ${messageOf(error)}`)
     return 1
   }
 }
@@ -120,10 +121,19 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
     throw error
   } finally {
     progress.say('cleaning up')
-    for (const side of sides) for (const line of await side.stop(!done)) progress.note(`left behind by ${side.title}: ${line}`)
-    await registry?.[Symbol.asyncDispose]()
-    for (const line of await hostNetwork.restore()) progress.note(`left on the machine: ${line}`)
-    await rm(dir, { recursive: true, force: true })
+    for (const side of sides) await cleanUp(`left behind by ${side.title}`, async () => side.stop(!done))
+    await cleanUp('registry', async () => registry?.[Symbol.asyncDispose]())
+    await cleanUp('left on the machine', async () => hostNetwork.restore())
+    await cleanUp(dir, async () => rm(dir, { recursive: true, force: true }))
+  }
+}
+
+/** Shows the lines that the work returns. What fails is shown too, and does not keep the rest from being cleaned up. */
+async function cleanUp(title: string, work: () => Promise<readonly string[] | undefined | void>): Promise<void> {
+  try {
+    for (const line of await work() ?? []) progress.note(`${title}: ${line}`)
+  } catch (error) {
+    progress.note(`${title}: cleaning up failed: ${messageOf(error)}`)
   }
 }
 

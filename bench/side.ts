@@ -63,19 +63,17 @@ export async function startSide(options: SideOptions): Promise<Side> {
     const cgroupParent = `/cri-shim-bench-${process.pid}-${name}`
     await mkdir(join(dir, 'logs'))
     const started = stack.move()
-    let pods: readonly string[] = []
     return {
       name, title, dir, cri, containerd, cgroupParent,
       service: new ProcessMeter(shim?.pid ?? containerd.pid),
       backend: shim === undefined ? undefined : new ProcessMeter(containerd.pid),
       metrics: async () => (metricsUrl === undefined ? undefined : readMetrics(metricsUrl)),
       stop: async (afterFailure) => {
-        if (afterFailure) pods = await podIds(cri)
         cri.close()
         await shim?.end('SIGTERM')
         const left = leakLines(await containerd.stop())
         const stuck = [...leakLines(await containerd.leaks()), ...await removeCgroups(cgroupParent)].map((line) => `cannot be removed: ${line}`)
-        await removeCachedResults(containerd, pods)
+        left.push(...await removeCachedResults(containerd))
         await started.disposeAsync()
         return afterFailure ? stuck : [...left, ...stuck]
       },
@@ -83,15 +81,6 @@ export async function startSide(options: SideOptions): Promise<Side> {
   } catch (error) {
     await stack.disposeAsync()
     throw error
-  }
-}
-
-/** The pods that a failed run leaves; none when the service cannot say. */
-async function podIds(cri: CriClient): Promise<readonly string[]> {
-  try {
-    return (await cri.runtime.ListPodSandbox({}, { timeoutMs: 2000 })).items.map(({ id }) => id)
-  } catch {
-    return []
   }
 }
 
@@ -104,12 +93,14 @@ async function removeCgroups(parent: string): Promise<string[]> {
   return left
 }
 
-/** What libcni caches of networks whose pods were never stopped. */
-async function removeCachedResults({ cniCacheDir, network }: Containerd, pods: readonly string[]): Promise<void> {
+/** Removes what libcni caches of networks whose pods were never stopped; returns a line for each file. The plugin's loopback network is known by the pod, for whom it has a directory. */
+async function removeCachedResults({ cniCacheDir, network, root }: Containerd): Promise<string[]> {
+  const pods = await readdir(join(root, 'io.containerd.grpc.v1.cri/sandboxes')).catch(() => [])
   const dir = join(cniCacheDir, 'results')
   const names = await readdir(dir).catch(() => [])
   const ours = names.filter((name) => name.startsWith(`${network.name}-`) || pods.some((pod) => name.includes(pod)))
   for (const name of ours) await rm(join(dir, name), { force: true })
+  return ours.map((name) => `cached CNI result ${name}`)
 }
 
 /** Where cri-shim serves its metrics, from the log line that says where it listens. */
