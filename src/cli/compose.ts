@@ -59,7 +59,7 @@ import { Layout } from '../state/status-file.ts'
 import { Store } from '../state/store.ts'
 import { ContainerUsage } from '../stats/container-usage.ts'
 import { versions } from './version-info.ts'
-import { hostPort } from './wiring/host.ts'
+import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
@@ -94,7 +94,9 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   })
   const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation }))
 
-  const host = hostPort(linux, join(shim.state, 'scratch'))
+  const scratch = join(shim.state, 'scratch')
+  await cleanScratch(linux, scratch)
+  const host = hostPort(linux, scratch)
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
@@ -146,6 +148,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
+    attachedToNetworks: () => networks.attached(),
+    removeLeftovers: (ctx) => users.removeLeftovers(ctx),
     reloadImages: async (ctx) => {
       await facts.refresh()
       for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1'])) {

@@ -23,7 +23,9 @@ export function exitReason(exitCode: number, oomKilled: boolean): string {
 export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, known: TaskExit): Promise<void> {
   await deps.teardown.exclusive(id, async () => {
     const container = deps.containers.get(id)
-    if (container === undefined || container.status.state === 'exited') {
+    // One whose start was cut off before its process ran (see recoverContainer) is still to be started.
+    const neverRan = container?.status.state === 'created' && container.cgroups === undefined
+    if (container === undefined || container.status.state === 'exited' || neverRan) {
       await deps.containerd.tasks.delete(ctx, id)
       return
     }

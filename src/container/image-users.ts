@@ -9,6 +9,7 @@ import type { ContainerHost } from './deps.ts'
 /** Larger than any real user database, small enough not to hurt (CVE-2025-4437, CVE-2026-47262: endless files). */
 const maxBytes = 8 * 1024 * 1024
 const maxImages = 64
+const leasePrefix = 'cri-shim-users-'
 
 export interface UserDatabase {
   readonly passwd: string
@@ -27,6 +28,12 @@ export class ImageUsers {
   constructor(containerd: Containerd, host: Pick<ContainerHost, 'withMounts' | 'readInRoot'>) {
     this.#containerd = containerd
     this.#host = host
+  }
+
+  /** Ends the leases of reads that a crash cut off; containerd collects what was under them. */
+  async removeLeftovers(ctx: Ctx): Promise<void> {
+    const { leases } = this.#containerd
+    for (const lease of await leases.list(ctx)) if (lease.id.startsWith(leasePrefix)) await leases.delete(ctx, lease.id, true)
   }
 
   async read(ctx: Ctx, image: Image, snapshotter: string): Promise<UserDatabase> {
@@ -49,7 +56,7 @@ export class ImageUsers {
   }
 
   async #read(ctx: Ctx, image: Image, snapshotter: string): Promise<UserDatabase> {
-    const name = `cri-shim-users-${randomUUID()}`
+    const name = `${leasePrefix}${randomUUID()}`
     await this.#containerd.leases.create(ctx, name, 10 * 60_000)
     try {
       const mounts = await this.#containerd.snapshots.view(ctx, snapshotter, name, image.chainId, {}, { lease: name })

@@ -1,7 +1,10 @@
-import { existsSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
+import { join as joinPath } from 'node:path'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
+import { errnoOf } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
@@ -40,18 +43,74 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
     id, metadata, status, starting: false, removing: false, oomKilled: stored?.oomKilled ?? false, cgroups: stored?.cgroups, user: specUser(record),
   }
   deps.containers.put(container)
-  if (running) await goOn(deps, ctx, container, task)
-  else if (task?.state === 'stopped') {
+  if (running) {
+    await goOn(deps, ctx, container, task)
+    return true
+  }
+  if (task?.state === 'unknown') {
+    // The shim does not say: it is what it was until the shim does.
+    if (status.state === 'running') await reopen(deps, ctx, container)
+    return true
+  }
+  // StartContainer notes the cgroup just before it starts the process: without it the process never ran, whatever became of it.
+  const neverRan = status.state === 'created' && container.cgroups === undefined
+  if (task?.state === 'stopped' && !neverRan) {
     await reopen(deps, ctx, container)
     await handleExit(deps, ctx, id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
-  } else if (task !== undefined) await deps.teardown.destroy(ctx, id)
-  else if (status.state === 'running' || status.state === 'unknown' || stored === undefined) {
+    return true
+  }
+  if (task !== undefined) await deps.teardown.destroy(ctx, id)
+  if (status.state === 'created') await deps.host.removeTree(layout.containerIoDir(id))
+  else if (stored?.ended !== undefined && status.state === 'running') await finish(deps, ctx, container, stored.ended)
+  else if (status.state !== 'exited' || stored === undefined) {
     await finish(deps, ctx, container, {
       exitCode: unknownExitCode, finishedAt: nowNanoseconds(), oomKilled: container.oomKilled, reason: 'Unknown',
       message: 'the container ended while nobody watched (the node was restarted, or its shim died): its exit code is not known',
     })
   }
   return true
+}
+
+/**
+ * Lets go of shims that wait for a reader of their container's output: a start that was cut off may wait in open(2) with the shim's lock held,
+ * and until somebody comes the shim answers nothing about the whole pod. Nothing is read. The function returned closes them again.
+ */
+export async function releaseBlockedShims(deps: Pick<ContainerDeps, 'layout'>, ctx: Ctx): Promise<() => void> {
+  const open: number[] = []
+  for (const id of await subdirectories(deps.layout.containersStateDir())) {
+    for (const name of await subdirectories(deps.layout.containerIoDir(id))) {
+      if (!name.endsWith('-stdout') && !name.endsWith('-stderr')) continue
+      const path = joinPath(deps.layout.containerIoDir(id), name)
+      try {
+        open.push(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW))
+      } catch (error) {
+        ctx.log.warn({ err: error, container: id, path }, 'cannot open the output of a container')
+      }
+    }
+  }
+  return () => {
+    for (const fd of open.splice(0)) closeSync(fd)
+  }
+}
+
+/** Removes what is kept of containers that containerd does not know: one was cut off before its record was made, or after it was removed. */
+export async function removeOrphans(deps: Pick<ContainerDeps, 'layout' | 'host'>, ctx: Ctx, present: ReadonlySet<string>): Promise<void> {
+  const { layout, host } = deps
+  for (const id of new Set([...await subdirectories(layout.containersDir()), ...await subdirectories(layout.containersStateDir())])) {
+    if (present.has(id)) continue
+    ctx.log.info({ container: id }, 'removing what is left of a container that containerd does not know')
+    await host.removeTree(layout.containerStateDir(id))
+    await host.removeTree(layout.containerDir(id))
+  }
+}
+
+async function subdirectories(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
 }
 
 /** It runs: as before, or since a start whose last step was cut off. */

@@ -3,9 +3,10 @@ import type { Operation } from '../concurrency/operation.ts'
 import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
+import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { fifoPaths, makeFifos } from './fifos.ts'
-import { saveStatus } from './status.ts'
+import { saveStatus, statusPath } from './status.ts'
 
 /** Why and with which exit code a container could not be started, as `kubectl describe pod` shows it. */
 export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 'exitCode' | 'message'> {
@@ -66,8 +67,10 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   const pid = await operation.step('create task', () => containerd.tasks.create(ctx, {
     containerId: id, rootfs: mounts, ...fifos, terminal: tty, options: runtime.options, runtimePath: runtime.path,
   }))
-  // The cgroup is asked for while the process is sure to be there.
+  // The cgroup is asked for while the process is sure to be there. Written down at once: a restart of this service knows by it that the
+  // process may have run, and whether it was killed for lack of memory.
   const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))
+  await operation.step('note cgroup', () => writeJsonPage(statusPath(layout, id), encodeStatus({ ...container, cgroups })))
   // Taken before: a program that ends at once has ended when the answer comes, and nothing ends before it started.
   const startedAt = nowNanoseconds()
   await operation.step('start task', () => containerd.tasks.start(ctx, id))

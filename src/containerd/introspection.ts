@@ -15,6 +15,11 @@ export class IntrospectionService {
     return this.#client.call(ctx, 'containerd.services.version.v1.Version', 'Version', {}, 'version', { timeoutMs: 5_000 })
   }
 
+  /** A name that containerd gives itself when its root is made and keeps for good. */
+  async uuid(ctx: Ctx): Promise<string> {
+    return (await this.#client.call(ctx, 'containerd.services.introspection.v1.Introspection', 'Server', {}, 'server')).uuid
+  }
+
   async plugins(ctx: Ctx, filters: readonly string[] = []): Promise<introspection_Plugin[]> {
     return (await this.#client.call(ctx, 'containerd.services.introspection.v1.Introspection', 'Plugins', { filters }, 'plugins')).plugins
   }

@@ -1,15 +1,18 @@
+import { join } from 'node:path'
 import { pause } from '../concurrency/deadline.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import type { ContainerdEvent } from '../containerd/events.ts'
+import type { TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import { finish, handleExit, handleOom } from '../container/exit.ts'
-import { recoverContainer } from '../container/recover.ts'
+import { recoverContainer, releaseBlockedShims, removeOrphans } from '../container/recover.ts'
 import { type CriError, messageOf, unavailable } from '../errors/cri-error.ts'
 import type { Background } from '../observability/background.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { sandboxFromRecord, undoHalfMade } from '../sandbox/recover.ts'
 import { labels } from '../state/metadata.ts'
 import type { Sandbox } from '../state/records.ts'
+import { readJson, writeJson } from '../state/status-file.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
 type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'container' | 'sandboxes' | 'containers' | 'sandboxNames' | 'containerNames'>
@@ -25,9 +28,15 @@ export interface LifecycleOptions {
   /** An image record of containerd was made, changed or removed. */
   readonly imageChanged: (ctx: Ctx, name: string) => Promise<void>
   readonly netnsExists: (path: string) => Promise<boolean>
+  /** The ids of pods whose network is still to be taken down, as CNI's own records say. */
+  readonly attachedToNetworks: () => Promise<ReadonlySet<string>>
+  /** At the start: what else a crash may have left in containerd. */
+  readonly removeLeftovers: (ctx: Ctx) => Promise<void>
 }
 
 const longestBackOffMs = 2_000
+/** How long a reconciliation waits for a shim that does not say what its task does. */
+const silentShimMs = 15_000
 /** An exit must be handled although the service is asked to stop meanwhile; the next start would do it otherwise. */
 const handleTimeoutMs = 120_000
 
@@ -124,21 +133,63 @@ export class Lifecycle {
 
   /** Makes the stores say what containerd says. */
   async #reconcile(): Promise<void> {
-    const { deps, containerd, ctx: base } = this.#options
+    const { deps, ctx: base } = this.#options
     const ctx = withSignal(base, AbortSignal.any([base.signal, AbortSignal.timeout(10 * 60_000)]))
-    if (this.#first) {
-      for (const stuck of await undoHalfMade(deps.sandbox, ctx, (handler) => deps.sandbox.runtime(handler).snapshotter)) this.#adopt(stuck)
+    const first = this.#first
+    const ours = !first || await this.#ownsRoot(ctx)
+    const closeOutputs = first ? await releaseBlockedShims(deps.container, ctx) : undefined
+    try {
+      const present = await this.#load(ctx, first && ours)
+      if (first && ours) {
+        await removeOrphans(deps.container, ctx, present)
+        for (const stuck of await undoHalfMade(deps.sandbox, ctx, this.#snapshotterOf, present)) this.#adopt(stuck)
+      }
+      if (first) await this.#options.removeLeftovers(ctx)
+    } finally {
+      closeOutputs?.()
     }
+    this.#first = false
+  }
+
+  readonly #snapshotterOf = (handler: string): string => this.#options.deps.sandbox.runtime(handler).snapshotter
+
+  /**
+   * Whether the service's directory speaks of this containerd. With another one (`--containerd` changed, containerd's root wiped) every
+   * pod in it looks lost although it may well run: nothing is undone then.
+   */
+  async #ownsRoot(ctx: Ctx): Promise<boolean> {
+    const { deps, containerd } = this.#options
+    const path = join(deps.sandbox.layout.root, 'containerd.json')
+    const uuid = await containerd.introspection.uuid(ctx)
+    const noted = await readJson(path)
+    if (noted === undefined) {
+      await writeJson(path, { uuid })
+      return true
+    }
+    const was = noted !== null && typeof noted === 'object' && 'uuid' in noted ? noted.uuid : undefined
+    if (was === uuid) return true
+    ctx.log.error({ root: deps.sandbox.layout.root, containerd: uuid, was },
+      `${deps.sandbox.layout.root} belongs to another containerd: what it knows of pods that this one does not have is left alone; if those are gone for good, remove ${path} and restart cri-shim, which cleans up after them`)
+    return false
+  }
+
+  /** Takes over what is in containerd; returns the ids. */
+  async #load(ctx: Ctx, undo: boolean): Promise<Set<string>> {
+    const { deps, containerd, background } = this.#options
+    if (undo) for (const stuck of await undoHalfMade(deps.sandbox, ctx, this.#snapshotterOf)) this.#adopt(stuck)
     const [records, taskList] = await Promise.all([containerd.containers.list(ctx), containerd.tasks.list(ctx), this.#options.reloadImages(ctx)])
-    const tasks = new Map(taskList.map((task) => [task.containerId, task]))
+    const tasks = new Map<string, TaskProcess>()
+    for (const task of await Promise.all(taskList.map((listed) => this.#answered(ctx, listed)))) if (task !== undefined) tasks.set(task.containerId, task)
     const present = new Set<string>()
     for (const record of records) {
       const kind = record.labels[labels.kind]
       if (kind !== labels.kindSandbox && kind !== labels.kindContainer) continue
       present.add(record.id)
       try {
-        if (kind === labels.kindSandbox) await this.#reconcileSandbox(ctx, record, tasks.get(record.id))
-        else await this.#reconcileContainer(ctx, record, tasks.get(record.id))
+        const task = tasks.get(record.id)
+        if (kind === labels.kindSandbox) await this.#reconcileSandbox(ctx, record, task)
+        else await this.#reconcileContainer(ctx, record, task)
+        if (task?.state === 'unknown') background.run('wait for a shim that does not answer', this.#reconcileLater(record.id))
       } catch (error) {
         ctx.signal.throwIfAborted()
         // One that cannot be understood must not keep the node from the others.
@@ -149,18 +200,51 @@ export class Lifecycle {
     for (const sandbox of deps.sandboxes.values()) {
       if (!present.has(sandbox.id) && sandbox.state === 'ready') deps.sandboxes.update(sandbox.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
     }
-    this.#first = false
+    for (const sandbox of deps.sandboxes.values()) present.add(sandbox.id)
+    return present
+  }
+
+  /**
+   * A task's state when its shim tells it. containerd says `unknown` when the shim is busy for more than two seconds (with a start, or on a
+   * node under load): that is no reason to believe that the pod has ended. Still `unknown` when the shim goes on being silent, undefined
+   * when there is no such task any more.
+   */
+  async #answered(ctx: Ctx, listed: TaskProcess): Promise<TaskProcess | undefined> {
+    let task: TaskProcess | undefined = listed
+    for (const end = performance.now() + silentShimMs; task?.state === 'unknown' && performance.now() < end;) {
+      await pause(100, ctx.signal)
+      task = await this.#options.containerd.tasks.get(ctx, listed.containerId)
+    }
+    return task
+  }
+
+  /** Goes on asking about the task of a shim that was silent during the reconciliation. */
+  async #reconcileLater(id: string): Promise<void> {
+    const { ctx, containerd, deps } = this.#options
+    ctx.log.error({ container: id }, 'the shim of a container does not answer: it is taken for what it was last')
+    for (;;) {
+      await pause(longestBackOffMs, ctx.signal)
+      if (this.#closedBecause !== undefined) return // The next reconciliation sees to it.
+      const [record, task] = await Promise.all([containerd.containers.get(ctx, id), containerd.tasks.get(ctx, id)])
+      if (record === undefined) return
+      if (task?.state === 'unknown') continue
+      if (deps.sandboxes.get(id) !== undefined) await this.#reconcileSandbox(ctx, record, task)
+      else await this.#reconcileContainer(ctx, record, task)
+      return
+    }
   }
 
   async #reconcileSandbox(ctx: Ctx, record: Parameters<typeof sandboxFromRecord>[0], task: Parameters<typeof sandboxFromRecord>[1]): Promise<void> {
     const { deps } = this.#options
     const known = deps.sandboxes.get(record.id)
-    const running = task !== undefined && task.state !== 'stopped' && task.state !== 'unknown'
+    const running = task !== undefined && task.state !== 'stopped'
     if (known === undefined) {
       // One that RunPodSandbox makes at this moment is not ours to judge.
       if (deps.sandboxNames.holds(record.id)) return
       const netns = sandboxFromRecord(record, task, false).metadata.netnsPath
-      this.#adopt(sandboxFromRecord(record, task, netns !== '' && !running && !await this.#options.netnsExists(netns)))
+      // Without the namespace (a reboot, somebody unmounted it) there may still be addresses to give back.
+      const networkDown = netns !== '' && !running && !await this.#options.netnsExists(netns) && !(await this.#options.attachedToNetworks()).has(record.id)
+      this.#adopt(sandboxFromRecord(record, task, networkDown))
     } else if (known.state === 'ready' && !running) deps.sandboxes.update(record.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
     if (!running && task !== undefined) await deps.sandbox.teardown.destroy(ctx, record.id)
   }
@@ -168,12 +252,18 @@ export class Lifecycle {
   async #reconcileContainer(ctx: Ctx, record: Parameters<typeof recoverContainer>[2], task: Parameters<typeof recoverContainer>[3]): Promise<void> {
     const { deps } = this.#options
     const known = deps.containers.get(record.id)
-    if (known === undefined) {
-      if (deps.containerNames.holds(record.id)) return
+    // A created one with a task: its shim was silent when it was to be recovered.
+    if (known === undefined || (known.status.state === 'created' && !known.starting && task !== undefined)) {
+      if (known === undefined && deps.containerNames.holds(record.id)) return
       if (await recoverContainer(deps.container, ctx, record, task)) {
         const recovered = deps.containers.get(record.id)
         if (recovered !== undefined) deps.containerNames.reserve(recovered.metadata.name, recovered.id)
       }
+      return
+    }
+    if (known.status.state === 'exited' && task !== undefined && task.state !== 'unknown') {
+      // Its start failed, or it was killed, while containerd could not be told to end it.
+      await deps.container.teardown.destroy(ctx, record.id)
       return
     }
     if (known.status.state !== 'running') return

@@ -14,7 +14,8 @@ import { removeSandbox, takeNetworkDown } from './stop-sandbox.ts'
 /** The sandbox in containerd's record as it is now; its metadata unreadable is an error that names the container. */
 export function sandboxFromRecord(record: ContainerRecord, task: TaskProcess | undefined, networkDown: boolean): Sandbox {
   const metadata = readMetadata(record)
-  const running = task !== undefined && task.state !== 'stopped' && task.state !== 'unknown'
+  // A shim that does not say (`unknown`) is not one that has ended.
+  const running = task !== undefined && task.state !== 'stopped'
   return {
     id: record.id, metadata, createdAt: toNanoseconds(record.created_at), state: running ? 'ready' : 'notready', pid: running ? task.pid : 0,
     networkDown: networkDown || usesHostNetwork(metadata.config),
@@ -42,21 +43,26 @@ export async function knownDirectories(dir: string): Promise<string[]> {
 }
 
 /**
- * Undoes the sandboxes that a crash cut off half-way. Returns those that could not be undone, as sandboxes that are not ready: they are
- * listed, so that the kubelet stops and removes them, which tries again.
+ * Undoes the sandboxes that a crash cut off half-way, and with `present` those whose record containerd does not have (any more). Returns those
+ * that could not be undone, as sandboxes that are not ready: they are listed, so that the kubelet stops and removes them, which tries again.
  */
-export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, snapshotterOf: (handler: string) => string): Promise<Sandbox[]> {
+export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, snapshotterOf: (handler: string) => string, present?: ReadonlySet<string>): Promise<Sandbox[]> {
+  const { layout } = deps
   const stuck: Sandbox[] = []
-  for (const id of await knownDirectories(deps.layout.sandboxesDir())) {
-    const intent = await readIntent(deps.layout, id)
-    if (intent === undefined) continue
-    ctx.log.info({ sandbox: id, pod: intent.name }, 'undoing a sandbox that was cut off half-way')
+  const ids = new Set([...await knownDirectories(layout.sandboxesDir()), ...await knownDirectories(layout.sandboxesStateDir())])
+  for (const id of ids) {
+    if (present?.has(id) === true) continue
+    const intent = await readIntent(layout, id, present !== undefined)
+    if (present === undefined && intent === undefined) continue
+    ctx.log.info({ sandbox: id, pod: intent?.name }, present === undefined ? 'undoing a sandbox that was cut off half-way' : 'removing what is left of a sandbox that containerd does not know')
     try {
       await deps.teardown.destroy(ctx, id)
-      await takeNetworkDown(deps, ctx.signal, intent)
-      await removeSandbox(deps, ctx, { id }, snapshotterOf(intent.runtimeHandler))
+      if (intent !== undefined) await takeNetworkDown(deps, ctx.signal, intent)
+      await removeSandbox(deps, ctx, { id }, snapshotterOf(intent?.runtimeHandler ?? ''))
     } catch (error) {
-      ctx.log.error({ err: error, sandbox: id }, 'cannot undo a sandbox that was cut off half-way; it is listed as not ready and its removal tries again')
+      ctx.signal.throwIfAborted()
+      ctx.log.error({ err: error, sandbox: id }, 'cannot undo a sandbox; it is listed as not ready and its removal tries again')
+      if (intent === undefined) continue
       stuck.push({
         id, state: 'notready', pid: 0, createdAt: 0n, networkDown: false,
         metadata: { ...intent, ips: [], cniResult: undefined, processLabel: '' },

@@ -42,13 +42,24 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
 
   // The ways back are registered before each thing is made, and are fine with finding nothing: a step that is cut off half-way
   // (client gone, containerd restarted) may have made its thing all the same.
+  let left = false
+  const onUndo = (name: string, undo: (signal: AbortSignal) => Promise<unknown>): void => operation.onUndo(name, async (signal) => {
+    try {
+      await undo(signal)
+    } catch (error) {
+      left = true
+      throw error
+    }
+  })
   operation.onUndo('remove sandbox directories', async () => {
+    // What could not be taken back is written down there, for this service after a restart.
+    if (left) return
     await host.removeTree(layout.sandboxStateDir(id))
     await host.removeTree(layout.sandboxDir(id))
   })
   await operation.step('write intent', () => writeIntent(layout, { id, name: request.name, config, netnsPath, runtimeHandler: request.runtimeHandler }))
   if (!hostNetwork) {
-    operation.onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
+    onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
     await operation.step('create network namespace', () => host.createNetns(netnsPath))
   }
 
@@ -64,13 +75,13 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     if (hostNetwork) return { ips: [], result: undefined }
     const networks = deps.networks(request.runtimeHandler)
     const pod = cniPod(metadata)
-    operation.onUndo('cni del', (undoSignal) => networks.del(pod, undoSignal))
+    onUndo('cni del', (undoSignal) => networks.del(pod, undoSignal))
     const made = await operation.step('cni add', () => networks.add(pod, signal))
     return { ips: made.ips, result: made.asGoCniResult }
   }
 
   async function createPause(branch: Ctx): Promise<{ readonly pid: number; readonly createdAt: bigint }> {
-    operation.onUndo('remove pause container', async (signal) => {
+    onUndo('remove pause container', async (signal) => {
       await deps.teardown.destroy(undoCtx(signal), id)
       await containerd.containers.delete(undoCtx(signal), id)
       await containerd.snapshots.remove(undoCtx(signal), runtime.snapshotter, id)
@@ -99,7 +110,7 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     await operation.step('write pod files', () => writeSandboxFiles(layout, id, config))
     if (usesHostIpc(config)) return
     const shm = layout.sandboxShm(id)
-    operation.onUndo('unmount /dev/shm', () => host.unmount(shm))
+    onUndo('unmount /dev/shm', () => host.unmount(shm))
     await operation.step('mount /dev/shm', async () => {
       await mkdir(shm, { recursive: true, mode: 0o711 })
       await host.mountShm(shm, shmBytes)

@@ -42,6 +42,14 @@ export class Layout {
     return join(this.root, 'containers', id)
   }
 
+  containersStateDir(): string {
+    return join(this.state, 'containers')
+  }
+
+  sandboxesStateDir(): string {
+    return join(this.state, 'sandboxes')
+  }
+
   /** FIFOs of a container's init and of execs in it. */
   containerIoDir(id: string): string {
     return join(this.state, 'containers', id, 'io')
@@ -121,12 +129,22 @@ export async function readJson(path: string): Promise<unknown> {
 
 const containerStates = new Set(['created', 'running', 'exited', 'unknown'])
 
-/** What of a container its status file holds. */
-export type StoredStatus = Pick<Container, 'status' | 'oomKilled' | 'cgroups'>
+/** How a container has ended whose task is about to be deleted, and with it containerd's knowledge of that. */
+export interface StoredEnd {
+  readonly exitCode: number
+  /** Nanoseconds since 1970. */
+  readonly finishedAt: bigint
+  readonly oomKilled: boolean
+}
 
-export function encodeStatus({ status, oomKilled, cgroups }: StoredStatus): unknown {
+/** What of a container its status file holds. */
+export interface StoredStatus extends Pick<Container, 'status' | 'oomKilled' | 'cgroups'> {
+  readonly ended?: StoredEnd | undefined
+}
+
+export function encodeStatus({ status, oomKilled, cgroups, ended }: StoredStatus): unknown {
   return {
-    version: 'v1', ...status, oomKilled, cgroups,
+    version: 'v1', ...status, oomKilled, cgroups, ended: ended === undefined ? undefined : { ...ended, finishedAt: String(ended.finishedAt) },
     createdAt: String(status.createdAt), startedAt: String(status.startedAt), finishedAt: String(status.finishedAt),
   }
 }
@@ -140,6 +158,7 @@ export function decodeStatus(value: unknown): StoredStatus | undefined {
   return {
     oomKilled: fields['oomKilled'] === true,
     cgroups: cgroupPaths(fields['cgroups']),
+    ended: storedEnd(fields['ended']),
     status: {
       state: state as ContainerStatus['state'],
       pid: typeof pid === 'number' ? pid : 0,
@@ -151,6 +170,12 @@ export function decodeStatus(value: unknown): StoredStatus | undefined {
       finishedAt: nanoseconds(fields['finishedAt']),
     },
   }
+}
+
+function storedEnd(value: unknown): StoredEnd | undefined {
+  if (value === null || typeof value !== 'object') return undefined
+  const { exitCode, finishedAt, oomKilled } = value as Readonly<Record<string, unknown>>
+  return typeof exitCode === 'number' ? { exitCode, finishedAt: nanoseconds(finishedAt), oomKilled: oomKilled === true } : undefined
 }
 
 function cgroupPaths(value: unknown): CgroupPaths | undefined {

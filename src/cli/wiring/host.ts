@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rmdir } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ContainerHost } from '../../container/deps.ts'
 import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
@@ -9,6 +9,14 @@ import type { SandboxHost } from '../../sandbox/deps.ts'
 
 /** A big tree on a slow disk; nothing waits for it but the removal of what it belonged to. */
 const removeTimeoutMs = 120_000
+
+/** Unmounts and removes what a crash left of looks inside snapshots. */
+export async function cleanScratch(linux: Linux, scratchDir: string): Promise<void> {
+  for (const name of await readdir(scratchDir).catch(() => [])) {
+    await linux.unmount(join(scratchDir, name), { detach: true })
+    await rmdir(join(scratchDir, name))
+  }
+}
 
 /** The kernel as sandboxes and containers see it. `scratchDir` is where snapshots are mounted for a look inside. */
 export function hostPort(linux: Linux, scratchDir: string): SandboxHost & ContainerHost {

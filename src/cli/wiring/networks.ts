@@ -38,6 +38,11 @@ export class Networks {
     return manager
   }
 
+  /** The ids of the pods that CNI plugins were told of and not yet told to forget. */
+  async attached(): Promise<ReadonlySet<string>> {
+    return new Set((await this.of('').listCached()).map(({ containerId }) => containerId))
+  }
+
   async status(): Promise<CniStatus> {
     return this.of('').probeStatus()
   }
