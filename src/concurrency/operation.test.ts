@@ -3,7 +3,7 @@ import { describe, it } from 'node:test'
 import { CriError, messageOf } from '../errors/cri-error.ts'
 import { join } from './join.ts'
 import { Operation } from './operation.ts'
-import { type UndoFailure, UndoStack } from './undo-stack.ts'
+import { UndoStack } from './undo-stack.ts'
 
 describe('UndoStack', () => {
   it('runs last in, first out, past what fails and past what hangs without heeding its signal', async () => {
@@ -22,17 +22,6 @@ describe('UndoStack', () => {
     assert.deepEqual(order, ['hangs', 'fails', 'directory'])
     assert.deepEqual(failures.map(({ name, error }) => [name, error instanceof CriError ? error.code : messageOf(error)]), [['hangs', 4], ['fails', 'no']])
     assert.deepEqual(await stack.run(20), [], 'each step runs once')
-  })
-
-  it('tells each step what could not be undone before it', async () => {
-    const told: string[][] = []
-    const note = async (_: AbortSignal, failed: readonly UndoFailure[]): Promise<void> => void told.push(failed.map(({ name }) => name))
-    const stack = new UndoStack()
-    stack.push('last', note)
-    stack.push('fails', () => Promise.reject(new Error('no')))
-    stack.push('first', note)
-    await stack.run(1000)
-    assert.deepEqual(told, [[], ['fails']])
   })
 })
 

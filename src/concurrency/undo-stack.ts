@@ -6,8 +6,8 @@ export interface UndoFailure {
   readonly error: unknown
 }
 
-/** One step of the way back. `failed` are those before it that failed: what says that there is something left to undo must then stay. */
-export type Undo = (signal: AbortSignal, failed: readonly UndoFailure[]) => Promise<unknown>
+/** One step of the way back. */
+export type Undo = (signal: AbortSignal) => Promise<unknown>
 
 /**
  * What has to be taken back if a long operation fails. Runs last in, first out, under its own deadline (the caller's may be what failed),
@@ -34,7 +34,7 @@ export class UndoStack {
     for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
       const { name, undo } = step
       try {
-        await withDeadline(`undoing "${name}"`, timeoutMs, (signal) => undo(signal, failures))
+        await withDeadline(`undoing "${name}"`, timeoutMs, undo)
       } catch (error) {
         failures.push({ name, error })
       }

@@ -13,11 +13,6 @@ export function unpackAny<N extends keyof Messages>(name: N, any: Any | null): M
   return messageCodec(containerdProtos(), name).deserialize(any.value) as Messages[N]
 }
 
-/** A JSON document in an Any, as containerd's typeurl package stores Go structs that are not protobuf. */
-export function packJson(typeUrl: string, value: unknown): Init<Any> {
-  return { type_url: typeUrl, value: Buffer.from(JSON.stringify(value)) }
-}
-
 /** The message name in a type URL: containerd writes it bare, others put a host before it. */
 export function baseName(typeUrl: string): string {
   return typeUrl.startsWith('type.googleapis.com/') ? typeUrl.slice('type.googleapis.com/'.length) : typeUrl

@@ -17,6 +17,11 @@ export interface CallOptions {
   readonly timeoutMs?: number
   /** The lease that what the call creates belongs to, so that garbage collection leaves it alone. Default: none. */
   readonly lease?: string | undefined
+  /**
+   * Sees the call through when the context's signal aborts. For what makes or deletes something: containerd would go on with a cancelled call for a
+   * while, and what is taken back meanwhile would not find it. Default: false, the call is cancelled.
+   */
+  readonly throughout?: boolean
 }
 
 export interface ContainerdClientOptions {
@@ -100,12 +105,12 @@ export class ContainerdClient {
         this.#metrics.containerdSeconds.observe({ method: name, code: error === null ? 'OK' : grpc.status[error.code] ?? String(error.code) }, seconds)
         if (ctx.log.isLevelEnabled('debug')) ctx.log.debug({ containerd: name, about, ms: Math.round(seconds * 10_000) / 10, code: error?.code ?? 0 }, 'containerd call')
         if (error === null) resolve(response)
-        else if (ctx.signal.aborted && error.code === grpc.status.CANCELLED) reject(ctx.signal.reason)
+        else if (ctx.signal.aborted && error.code === grpc.status.CANCELLED) reject(abortReason(ctx.signal, `containerd ${name} (${about})`))
         else reject(this.#translate(error, name, about, timeoutMs))
       },
     )
     const cancel = (): void => call.cancel()
-    ctx.signal.addEventListener('abort', cancel, { once: true })
+    if (options?.throughout !== true) ctx.signal.addEventListener('abort', cancel, { once: true })
     return promise
   }
 
@@ -126,7 +131,7 @@ export class ContainerdClient {
     try {
       for await (const message of call) yield message as ResponseOf<S, M>
     } catch (error) {
-      if (ctx.signal.aborted) throw ctx.signal.reason
+      if (ctx.signal.aborted) throw abortReason(ctx.signal, `containerd ${name} (${about})`)
       throw this.#translate(error, name, about, options?.timeoutMs)
     } finally {
       ctx.signal.removeEventListener('abort', cancel)
@@ -152,7 +157,8 @@ export class ContainerdClient {
     if (error.code === grpc.status.UNAVAILABLE && / locked for /.test(error.details)) {
       return new CriError(Code.UNAVAILABLE, `containerd ${name} (${about}): ${error.details}`, { reason: 'Locked', cause: error })
     }
-    if (error.code === grpc.status.UNAVAILABLE) {
+    // containerd's own refusals end in the name of its error class: it is there, and says so.
+    if (error.code === grpc.status.UNAVAILABLE && !error.details.endsWith(': unavailable')) {
       return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${error.details}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
     }
     if (error.code === grpc.status.DEADLINE_EXCEEDED && timeoutMs !== undefined) {
@@ -176,6 +182,11 @@ export class ContainerdClient {
     this.#control.close()
     this.#bulk.close()
   }
+}
+
+/** Why a call was given up, with what it was about unless that is for the client to know. */
+function abortReason(signal: AbortSignal, what: string): unknown {
+  return signal.reason instanceof CriError ? signal.reason : CriError.from(signal.reason, what)
 }
 
 function isServiceError(error: unknown): error is grpc.ServiceError {

@@ -17,7 +17,7 @@ export class ContainersService {
   }
 
   async create(ctx: Ctx, container: Init<ContainerRecord>): Promise<ContainerRecord> {
-    const answer = await this.#client.call(ctx, service, 'Create', { container }, `container ${container.id}`)
+    const answer = await this.#client.call(ctx, service, 'Create', { container }, `container ${container.id}`, { throughout: true })
     return answer.container ?? Promise.reject(new TypeError('containerd answered Containers.Create without a container'))
   }
 
@@ -38,11 +38,6 @@ export class ContainersService {
   /** Replaces one extension and leaves everything else as it is. */
   async setExtension(ctx: Ctx, id: string, key: string, value: Init<Any>): Promise<void> {
     await this.#client.call(ctx, service, 'Update', { container: { id, extensions: { [key]: value } }, update_mask: { paths: [`extensions.${key}`] } }, `container ${id}`)
-  }
-
-  /** Replaces the OCI spec. */
-  async setSpec(ctx: Ctx, id: string, spec: Init<Any>): Promise<void> {
-    await this.#client.call(ctx, service, 'Update', { container: { id, spec }, update_mask: { paths: ['spec'] } }, `container ${id}`)
   }
 
   /** Idempotent. */

@@ -102,6 +102,10 @@ export class ContentService {
   }
 }
 
+/** How long containerd may take to answer one message of a write; to commit (it waits for the disk) longer. */
+const answerMs = 120_000
+const commitMs = 15 * 60_000
+
 /** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
 const maxUnansweredBytes = 8 * 1024 * 1024
 /** Content.Write costs a fixed amount of work per message: small reads are gathered to this size. */
@@ -109,6 +113,7 @@ const messageBytes = 1024 * 1024
 
 /** One ingest. Write in order, then commit; `close` in any case. What was written stays for a later writer of the same ref. */
 export class ContentWriter {
+  readonly #client: ContainerdClient
   readonly #ctx: Ctx
   readonly #options: WriteOptions
   readonly #call: grpc.ClientDuplexStream<Init<content_WriteContentRequest>, content_WriteContentResponse>
@@ -123,6 +128,7 @@ export class ContentWriter {
   #lastAnswer: content_WriteContentResponse | undefined
 
   constructor(client: ContainerdClient, ctx: Ctx, options: WriteOptions) {
+    this.#client = client
     this.#ctx = ctx
     this.#options = options
     this.#call = client.duplex(service, 'Write', { lease: options.lease })
@@ -183,7 +189,10 @@ export class ContentWriter {
     this.#answered = 0
   }
 
-  /** Finishes the blob: containerd compares size and digest. FAILED_PRECONDITION when they differ. Fine when somebody else committed it meanwhile. */
+  /**
+   * Finishes the blob: containerd compares size and digest. FAILED_PRECONDITION when they differ. When somebody else committed it meanwhile its
+   * labels are completed: they are what keeps that to which it refers.
+   */
   async commit(labels: Readonly<Record<string, string>>): Promise<void> {
     await this.#flush()
     await this.#until(() => this.#answered === this.#sent)
@@ -192,9 +201,10 @@ export class ContentWriter {
       action: content_WriteAction.COMMIT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest, offset: String(this.#sent), labels,
     })
     try {
-      await this.#until(() => this.#lastAnswer !== undefined)
+      await this.#until(() => this.#lastAnswer !== undefined, commitMs)
     } catch (error) {
       if (!isAlreadyExists(error)) throw error
+      await new ContentService(this.#client).setLabels(this.#ctx, this.#options.digest, labels)
     }
   }
 
@@ -214,12 +224,19 @@ export class ContentWriter {
     this.#call.write(message)
   }
 
-  async #until(ready: () => boolean): Promise<void> {
+  async #until(ready: () => boolean, timeoutMs = answerMs): Promise<void> {
     if (ready()) return
     if (this.#failure !== undefined) throw this.#failure
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     this.#waiters.push({ ready, resolve, reject })
-    return promise
+    const timer = setTimeout(() => {
+      this.#fail(new CriError(Code.DEADLINE_EXCEEDED, `containerd takes no more of ${this.#options.digest} for ${timeoutMs / 1000} s: look for a disk that does not answer`, { reason: 'ContainerdTimeout' }))
+    }, timeoutMs)
+    try {
+      await promise
+    } finally {
+      clearTimeout(timer)
+    }
   }
 
   #settle(): void {

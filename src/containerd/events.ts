@@ -12,7 +12,6 @@ const service = 'containerd.services.events.v1.Events'
 const followed = [
   'containerd.events.TaskExit',
   'containerd.events.TaskOOM',
-  'containerd.events.TaskDelete',
   'containerd.services.images.v1.ImageCreate',
   'containerd.services.images.v1.ImageUpdate',
   'containerd.services.images.v1.ImageDelete',
@@ -38,7 +37,7 @@ export class EventsService {
   async *subscribe(ctx: Ctx): AsyncGenerator<ContainerdEvent | { readonly name: 'synced' }, void, undefined> {
     const namespace = this.#client.namespace
     const probe = `/cri-shim/subscribed/${randomUUID()}`
-    const filters = [`namespace==${namespace},topic~="^/tasks/(exit|oom|delete)$"`, `namespace==${namespace},topic~="^/images/"`, `namespace==${namespace},topic=="${probe}"`]
+    const filters = [`namespace==${namespace},topic~="^/tasks/(exit|oom)$"`, `namespace==${namespace},topic~="^/images/"`, `namespace==${namespace},topic=="${probe}"`]
     const stop = new AbortController()
     const stream = this.#client.serverStream(withSignal(ctx, AbortSignal.any([ctx.signal, stop.signal])), service, 'Subscribe', { filters }, 'events')
     const probing = new AbortController()
@@ -46,8 +45,10 @@ export class EventsService {
     try {
       for await (const envelope of stream) {
         if (envelope.topic === probe) {
-          if (!probing.signal.aborted) yield { name: 'synced' }
+          const first = !probing.signal.aborted
+          // Before the yield: whoever reads this may be busy for long before asking for the next event.
           probing.abort()
+          if (first) yield { name: 'synced' }
           continue
         }
         const name = followed.find((known) => envelope.event !== null && baseName(envelope.event.type_url) === known)

@@ -7,6 +7,7 @@ import type { ContainerdClient } from './client.ts'
 export type ImageRecord = images_Image
 
 const service = 'containerd.services.images.v1.Images'
+const maxAttempts = 5
 
 /** containerd's image records: a name, a target descriptor, labels. */
 export class ImagesService {
@@ -29,13 +30,23 @@ export class ImagesService {
     return (await this.#client.call(ctx, service, 'List', { filters }, 'images')).images
   }
 
-  /** Creates the record, or points the one that is there at the new target and labels. */
+  /** Creates the record, or points the one that is there at the new target. Labels are added to those that it has (one may say that it is pinned). */
   async createOrUpdate(ctx: Ctx, image: Init<ImageRecord>): Promise<void> {
-    try {
-      await this.#client.call(ctx, service, 'Create', { image }, `image ${image.name}`)
-    } catch (error) {
-      if (!isAlreadyExists(error)) throw error
-      await this.#client.call(ctx, service, 'Update', { image, update_mask: { paths: ['target', 'labels'] } }, `image ${image.name}`)
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#client.call(ctx, service, 'Create', { image }, `image ${image.name}`)
+        return
+      } catch (error) {
+        if (!isAlreadyExists(error)) throw error
+      }
+      try {
+        const paths = ['target', ...Object.keys(image.labels ?? {}).map((key) => `labels.${key}`)]
+        await this.#client.call(ctx, service, 'Update', { image, update_mask: { paths } }, `image ${image.name}`)
+        return
+      } catch (error) {
+        // Removed in between: it is made again.
+        if (!isNotFound(error) || attempt >= maxAttempts) throw error
+      }
     }
   }
 

@@ -26,7 +26,7 @@ export function runcOptions(options: RuncOptions): Init<Any> {
   return packAny('containerd.runc.v1.Options', {
     systemd_cgroup: options.systemdCgroup, binary_name: options.binaryName, root: options.root, shim_cgroup: options.shimCgroup,
     no_pivot_root: options.noPivotRoot, no_new_keyring: options.noNewKeyring, io_uid: options.ioUid, io_gid: options.ioGid,
-    criu_work_path: options.criuWorkPath,
+    criu_image_path: options.criuImagePath, criu_work_path: options.criuWorkPath,
   })
 }
 

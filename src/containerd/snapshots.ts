@@ -22,12 +22,12 @@ export class SnapshotsService {
 
   /** A writable snapshot on top of `parent`; its mounts. ALREADY_EXISTS when the key is taken. */
   async prepare(ctx: Ctx, snapshotter: string, key: string, parent: string, labels: Readonly<Record<string, string>> = {}, options?: CallOptions): Promise<Mount[]> {
-    return (await this.#client.call(ctx, service, 'Prepare', { snapshotter, key, parent, labels }, `snapshot ${key}`, options)).mounts
+    return (await this.#client.call(ctx, service, 'Prepare', { snapshotter, key, parent, labels }, `snapshot ${key}`, { ...options, throughout: true })).mounts
   }
 
   /** A read-only view of `parent`; its mounts. */
   async view(ctx: Ctx, snapshotter: string, key: string, parent: string, labels: Readonly<Record<string, string>> = {}, options?: CallOptions): Promise<Mount[]> {
-    return (await this.#client.call(ctx, service, 'View', { snapshotter, key, parent, labels }, `snapshot ${key}`, options)).mounts
+    return (await this.#client.call(ctx, service, 'View', { snapshotter, key, parent, labels }, `snapshot ${key}`, { ...options, throughout: true })).mounts
   }
 
   async mounts(ctx: Ctx, snapshotter: string, key: string): Promise<Mount[]> {

@@ -1,9 +1,12 @@
+import { withDeadline } from '../concurrency/deadline.ts'
 import type { KeyedMutex } from '../concurrency/keyed-mutex.ts'
-import { isNotFound } from '../errors/cri-error.ts'
-import type { Ctx } from '../observability/context.ts'
+import { Code, CriError, isNotFound } from '../errors/cri-error.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
 import type { TaskExit, TasksService } from './tasks.ts'
 
 const sigkill = 9
+/** A process that is still there this long after SIGKILL hangs in the kernel. */
+const afterKillMs = 60_000
 
 /**
  * Ends tasks so that nothing of them stays. Every Tasks.Delete of this service goes through one mutex per task, because two at once
@@ -32,21 +35,31 @@ export class TaskTeardown {
   async destroyHeld(ctx: Ctx, id: string): Promise<TaskExit | undefined> {
     const task = await this.#tasks.get(ctx, id)
     if (task === undefined) return undefined
-    if (task.state !== 'stopped') {
-      const ended = this.#tasks.wait(ctx, id)
-      ended.catch(() => undefined)
-      try {
-        await this.#tasks.kill(ctx, id, sigkill)
-      } catch (error) {
-        // It ended in between.
-        if (!isNotFound(error)) throw error
-      }
-      try {
-        await ended
-      } catch (error) {
-        if (!isNotFound(error)) throw error
-      }
-    }
+    if (task.state !== 'stopped') await this.#kill(ctx, id, task.pid)
     return this.#tasks.delete(ctx, id)
+  }
+
+  async #kill(ctx: Ctx, id: string, pid: number): Promise<void> {
+    let killed = false
+    try {
+      await withDeadline(`the end of the task of container ${id}`, afterKillMs, async (signal) => {
+        const bounded = withSignal(ctx, signal)
+        const over = new AbortController()
+        try {
+          const ended = this.#tasks.wait(withSignal(ctx, AbortSignal.any([signal, over.signal])), id)
+          ended.catch(() => undefined)
+          await this.#tasks.kill(bounded, id, sigkill)
+          killed = true
+          await ended
+        } finally {
+          over.abort()
+        }
+      }, ctx.signal)
+    } catch (error) {
+      // It ended in between.
+      if (isNotFound(error)) return
+      if (!killed || ctx.signal.aborted || !(error instanceof CriError) || error.code !== Code.DEADLINE_EXCEEDED) throw error
+      throw new CriError(Code.DEADLINE_EXCEEDED, `container ${id} is still there ${afterKillMs / 1000} s after SIGKILL: a process in it (pid ${pid}) hangs in the kernel, often on a dead network file system; see "cat /proc/${pid}/stack"`, { reason: 'Unkillable', cause: error })
+    }
   }
 }

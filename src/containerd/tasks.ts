@@ -1,5 +1,5 @@
 import { isNotFound } from '../errors/cri-error.ts'
-import { task_Status, type Any, type Mount, type task_Process, type tasks_MetricsResponse } from '../generated/containerd.ts'
+import { task_Status, type Any, type Mount, type task_Process } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { ContainerdClient } from './client.ts'
@@ -66,7 +66,7 @@ function toProcess(process: task_Process): TaskProcess {
   }
 }
 
-/** containerd's tasks: one per running container, held by a shim. */
+/** containerd's tasks: one per running container, held by a shim. What changes one is not cancelled with the request (see CallOptions.throughout). */
 export class TasksService {
   readonly #client: ContainerdClient
 
@@ -79,13 +79,13 @@ export class TasksService {
     const answer = await this.#client.call(ctx, service, 'Create', {
       container_id: options.containerId, rootfs: options.rootfs, stdin: options.stdin, stdout: options.stdout, stderr: options.stderr,
       terminal: options.terminal, options: options.options, runtime_path: options.runtimePath,
-    }, `container ${options.containerId}`)
+    }, `container ${options.containerId}`, { throughout: true })
     return answer.pid
   }
 
   /** `runc start`, or the start of an exec. Returns the pid. */
   async start(ctx: Ctx, containerId: string, execId = ''): Promise<number> {
-    return (await this.#client.call(ctx, service, 'Start', { container_id: containerId, exec_id: execId }, about(containerId, execId))).pid
+    return (await this.#client.call(ctx, service, 'Start', { container_id: containerId, exec_id: execId }, about(containerId, execId), { throughout: true })).pid
   }
 
   /** Undefined when there is no such task or exec. */
@@ -108,16 +108,16 @@ export class TasksService {
     await this.#client.call(ctx, service, 'Kill', { container_id: containerId, exec_id: options.execId ?? '', signal, all: options.all ?? false }, about(containerId, options.execId ?? ''))
   }
 
-  /** Waits for the end of a process. */
-  async wait(ctx: Ctx, containerId: string, execId = '', timeoutMs = 365 * 24 * 3_600_000): Promise<TaskExit> {
-    const answer = await this.#client.call(ctx, service, 'Wait', { container_id: containerId, exec_id: execId }, about(containerId, execId), { timeoutMs })
+  /** Waits for the end of a process, a year if need be. */
+  async wait(ctx: Ctx, containerId: string, execId = ''): Promise<TaskExit> {
+    const answer = await this.#client.call(ctx, service, 'Wait', { container_id: containerId, exec_id: execId }, about(containerId, execId), { timeoutMs: 365 * 24 * 3_600_000 })
     return { exitStatus: answer.exit_status, exitedAt: toNanoseconds(answer.exited_at) }
   }
 
   /** Deletes a stopped task and ends its shim. Undefined when it is gone already. Never two at once for one task: that leaks the shim. */
   async delete(ctx: Ctx, containerId: string): Promise<TaskExit | undefined> {
     try {
-      const answer = await this.#client.call(ctx, service, 'Delete', { container_id: containerId }, about(containerId, ''))
+      const answer = await this.#client.call(ctx, service, 'Delete', { container_id: containerId }, about(containerId, ''), { throughout: true })
       return { exitStatus: answer.exit_status, exitedAt: toNanoseconds(answer.exited_at) }
     } catch (error) {
       if (isNotFound(error)) return undefined
@@ -129,38 +129,18 @@ export class TasksService {
     await this.#client.call(ctx, service, 'Exec', {
       container_id: options.containerId, exec_id: options.execId, stdin: options.stdin, stdout: options.stdout, stderr: options.stderr,
       terminal: options.terminal, spec: options.spec,
-    }, about(options.containerId, options.execId))
+    }, about(options.containerId, options.execId), { throughout: true })
   }
 
   /** Deletes a stopped exec. Undefined when it is gone already. */
   async deleteExec(ctx: Ctx, containerId: string, execId: string): Promise<TaskExit | undefined> {
     try {
-      const answer = await this.#client.call(ctx, service, 'DeleteProcess', { container_id: containerId, exec_id: execId }, about(containerId, execId))
+      const answer = await this.#client.call(ctx, service, 'DeleteProcess', { container_id: containerId, exec_id: execId }, about(containerId, execId), { throughout: true })
       return { exitStatus: answer.exit_status, exitedAt: toNanoseconds(answer.exited_at) }
     } catch (error) {
       if (isNotFound(error)) return undefined
       throw error
     }
-  }
-
-  async closeStdin(ctx: Ctx, containerId: string, execId = ''): Promise<void> {
-    await this.#client.call(ctx, service, 'CloseIO', { container_id: containerId, exec_id: execId, stdin: true }, about(containerId, execId))
-  }
-
-  async resizePty(ctx: Ctx, containerId: string, execId: string, width: number, height: number): Promise<void> {
-    await this.#client.call(ctx, service, 'ResizePty', { container_id: containerId, exec_id: execId, width, height }, about(containerId, execId))
-  }
-
-  async update(ctx: Ctx, containerId: string, resources: Init<Any>, annotations: Readonly<Record<string, string>> = {}): Promise<void> {
-    await this.#client.call(ctx, service, 'Update', { container_id: containerId, resources, annotations }, about(containerId, ''))
-  }
-
-  async pids(ctx: Ctx, containerId: string): Promise<number[]> {
-    return (await this.#client.call(ctx, service, 'ListPids', { container_id: containerId }, about(containerId, ''))).processes.map((process) => process.pid)
-  }
-
-  async metrics(ctx: Ctx, containerIds: readonly string[]): Promise<tasks_MetricsResponse> {
-    return this.#client.call(ctx, service, 'Metrics', { filters: containerIds.map((id) => `id==${id}`) }, 'tasks')
   }
 }
 

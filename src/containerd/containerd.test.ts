@@ -1,0 +1,282 @@
+import assert from 'node:assert/strict'
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdtempDisposable, readFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, it } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
+import { gzipSync } from 'node:zlib'
+import { type Containerd as TestContainerd, startContainerd } from '../../test/fixtures/containerd.ts'
+import { leakLines } from '../../test/fixtures/leaks.ts'
+import { directory, file, tar } from '../../test/images/tar.ts'
+import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
+import { Code, CriError } from '../errors/cri-error.ts'
+import { backgroundCtx, type Ctx, withSignal } from '../observability/context.ts'
+import { createLogger } from '../observability/logger.ts'
+import { createMetrics } from '../observability/metrics.ts'
+import { unpackAny } from './any.ts'
+import { Containerd } from './containerd.ts'
+import { TaskTeardown } from './task-teardown.ts'
+
+const skip = process.getuid?.() === 0 ? false : 'needs root'
+const sha256 = (data: Uint8Array): string => `sha256:${createHash('sha256').update(data).digest('hex')}`
+/** Long and random: the fixture knows what belongs to its containers by their ids, wherever on the machine they occur. */
+const containerId = (): string => randomBytes(32).toString('hex')
+const code = (expected: number) => (error: unknown): boolean => error instanceof CriError && error.code === expected
+
+describe('against a real containerd', { skip }, () => {
+  const stack = new AsyncDisposableStack()
+  const log = createLogger('fatal')
+  const ctx: Ctx = backgroundCtx(log, 'test')
+  let process_: TestContainerd
+  let containerd: Containerd
+  const lease = 'test-lease'
+
+  before(async () => {
+    const dir = stack.use(await mkdtempDisposable(join(tmpdir(), 'cri-shim-containerd-')))
+    process_ = await startContainerd({ dir: dir.path, config: '[plugins."io.containerd.gc.v1.scheduler"]\n  schedule_delay = "0ms"\n  startup_delay = "10ms"\n' })
+    stack.defer(async () => assert.deepEqual(leakLines(await process_.stop()), []))
+    containerd = new Containerd({ address: `unix://${process_.socket}`, namespace: 'test', metrics: createMetrics() })
+    stack.defer(() => containerd.close())
+    await containerd.client.waitForReady(10_000)
+    await containerd.leases.create(ctx, lease, 3_600_000)
+  })
+  after(async () => stack.disposeAsync())
+
+  const blob = async (data: Buffer, labels: Record<string, string> = {}): Promise<string> => {
+    const digest = sha256(data)
+    const writer = await containerd.content.openWriter(ctx, { ref: `ref-${digest}`, digest, sizeBytes: data.length, lease })
+    assert.ok(writer)
+    await writer.write(data)
+    await writer.commit(labels)
+    writer.close()
+    return digest
+  }
+
+  describe('content', () => {
+    it('goes on with an interrupted write where it stopped, and begins anew when told to', async () => {
+      const data = randomBytes(12 * 1024 * 1024 + 17)
+      const options = { ref: 'resume', digest: sha256(data), sizeBytes: data.length, lease }
+      const stop = new AbortController()
+      const first = await containerd.content.openWriter(withSignal(ctx, stop.signal), options)
+      assert.ok(first)
+      await first.write(data.subarray(0, 2 * 1024 * 1024))
+      stop.abort(new Error('client gone'))
+      await assert.rejects(async () => {
+        for (;;) {
+          await first.write(data.subarray(2 * 1024 * 1024, 3 * 1024 * 1024))
+          await turn()
+        }
+      }, /client gone/)
+      first.close()
+
+      const second = await containerd.content.openWriter(ctx, options)
+      assert.ok(second)
+      await second.truncate()
+      assert.equal(second.offsetBytes, 0)
+      await second.write(data.subarray(0, 11 * 1024 * 1024))
+      second.close()
+
+      // 8 MiB may have been on their way when it was closed.
+      const third = await containerd.content.openWriter(ctx, options)
+      assert.ok(third)
+      assert.ok(third.offsetBytes >= 3 * 1024 * 1024 && third.offsetBytes <= 11 * 1024 * 1024, String(third.offsetBytes))
+      await third.write(data.subarray(third.offsetBytes))
+      await third.commit({ 'test/label': 'yes' })
+      third.close()
+      const info = await containerd.content.info(ctx, options.digest)
+      assert.deepEqual([Number(info?.size), info?.labels['test/label']], [data.length, 'yes'])
+      assert.equal(await containerd.content.openWriter(ctx, options), undefined, 'there already')
+      assert.ok((await containerd.content.read(ctx, options.digest, data.length)).equals(data))
+    })
+
+    it('refuses bytes that are not those of the digest', async () => {
+      const data = randomBytes(1000)
+      const writer = await containerd.content.openWriter(ctx, { ref: 'wrong', digest: sha256(data), sizeBytes: data.length, lease })
+      assert.ok(writer)
+      await writer.write(randomBytes(1000))
+      await assert.rejects(writer.commit({}), code(Code.FAILED_PRECONDITION))
+      writer.close()
+      await containerd.content.abort(ctx, 'wrong')
+      await containerd.content.abort(ctx, 'wrong')
+      assert.equal(await containerd.content.info(ctx, sha256(data)), undefined)
+    })
+
+    it('completes the labels of a blob that somebody else committed meanwhile', async () => {
+      const data = randomBytes(1000)
+      const digest = sha256(data)
+      const late = await containerd.content.openWriter(ctx, { ref: 'late', digest, sizeBytes: data.length, lease })
+      assert.ok(late)
+      await late.write(data)
+      await blob(data, { 'test/theirs': '1' })
+      await late.commit({ 'containerd.io/gc.ref.content.config': 'sha256:0' })
+      late.close()
+      const info = await containerd.content.info(ctx, digest)
+      assert.deepEqual(info?.labels, { 'test/theirs': '1', 'containerd.io/gc.ref.content.config': 'sha256:0' })
+    })
+
+    it('refuses to read what is too large without tearing anything else down', async () => {
+      const digest = await blob(randomBytes(3 * 1024 * 1024))
+      for (let round = 0; round < 5; round++) await assert.rejects(containerd.content.read(ctx, digest, 10), code(Code.INVALID_ARGUMENT))
+      for (let round = 0; round < 20; round++) await turn()
+      await assert.rejects(containerd.content.read(ctx, sha256(Buffer.from('no')), 10), code(Code.NOT_FOUND))
+    })
+
+    it('writes an empty blob', async () => {
+      const digest = await blob(Buffer.alloc(0))
+      assert.equal((await containerd.content.read(ctx, digest, 10)).length, 0)
+    })
+  })
+
+  describe('leases', () => {
+    it('keep what is under them until they are deleted', async () => {
+      await containerd.leases.create(ctx, 'short', 3_600_000)
+      const data = randomBytes(100)
+      const writer = await containerd.content.openWriter(ctx, { ref: 'leased', digest: sha256(data), sizeBytes: data.length, lease: 'short' })
+      assert.ok(writer)
+      await writer.write(data)
+      await writer.commit({})
+      writer.close()
+      assert.notEqual(await containerd.content.info(ctx, sha256(data)), undefined)
+      await containerd.leases.delete(ctx, 'short', true)
+      await containerd.leases.delete(ctx, 'short')
+      assert.equal(await containerd.content.info(ctx, sha256(data)), undefined)
+    })
+
+    it('end when they expire', async () => {
+      await containerd.leases.create(ctx, 'expired', -1000)
+      await containerd.leases.create(ctx, 'trigger', 3_600_000)
+      await containerd.leases.delete(ctx, 'trigger', true)
+      assert.deepEqual((await containerd.leases.list(ctx)).map(({ id }) => id).filter((id) => id === 'expired'), [])
+    })
+  })
+
+  describe('snapshots and diff', () => {
+    it('unpack a layer, stack another on it and account for both', async () => {
+      const layer = tar([directory('etc'), file('etc/passwd', 'root:x:0:0::/:/bin/sh\n')])
+      const compressed = gzipSync(layer)
+      const digest = await blob(compressed)
+      const mounts = await containerd.snapshots.prepare(ctx, 'overlayfs', 'extract', '', {}, { lease })
+      await assert.rejects(containerd.snapshots.prepare(ctx, 'overlayfs', 'extract', ''), code(Code.ALREADY_EXISTS))
+      const descriptor = { media_type: 'application/vnd.oci.image.layer.v1.tar+gzip', digest, size: String(compressed.length) }
+      assert.equal(await containerd.diff.apply(ctx, descriptor, mounts, { lease }), sha256(layer))
+      await containerd.snapshots.commit(ctx, 'overlayfs', 'chain', 'extract', {}, { lease })
+      const view = await containerd.snapshots.view(ctx, 'overlayfs', 'look', 'chain', {}, { lease })
+      const source = view[0]?.source ?? ''
+      assert.equal(await readFile(join(source, 'etc/passwd'), 'utf8'), 'root:x:0:0::/:/bin/sh\n')
+      assert.ok((await containerd.snapshots.usage(ctx, 'overlayfs', 'chain')).inodes >= 2n)
+      assert.deepEqual((await containerd.snapshots.list(ctx, 'overlayfs')).map(({ name }) => name).toSorted(), ['chain', 'look'])
+      for (const key of ['look', 'look', 'chain']) await containerd.snapshots.remove(ctx, 'overlayfs', key)
+      assert.equal(await containerd.snapshots.stat(ctx, 'overlayfs', 'chain'), undefined)
+    })
+  })
+
+  describe('images', () => {
+    it('keep labels that an update does not name', async () => {
+      const target = (digest: string): { media_type: string; digest: string; size: string } => ({ media_type: 'application/vnd.oci.image.manifest.v1+json', digest, size: '2' })
+      const [one, two] = [await blob(Buffer.from('{}')), await blob(Buffer.from('[]'))]
+      await containerd.images.createOrUpdate(ctx, { name: 'a:1', target: target(one), labels: { managed: 'yes' } })
+      await containerd.images.setLabel(ctx, 'a:1', 'pinned', 'yes')
+      await containerd.images.createOrUpdate(ctx, { name: 'a:1', target: target(two), labels: { managed: 'still' } })
+      const record = await containerd.images.get(ctx, 'a:1')
+      assert.deepEqual([record?.target?.digest, record?.labels], [two, { managed: 'still', pinned: 'yes' }])
+      await containerd.images.delete(ctx, 'a:1', true)
+      await containerd.images.delete(ctx, 'a:1', true)
+      assert.equal(await containerd.images.get(ctx, 'a:1'), undefined)
+    })
+  })
+
+  describe('events', () => {
+    it('say when they are listening, and nothing is missed from then on', async () => {
+      const stop = new AbortController()
+      const names: string[] = []
+      const made = ['e:1', 'e:2', 'e:3']
+      const digest = await blob(Buffer.from('{"e":1}'))
+      await assert.rejects(async () => {
+        for await (const event of containerd.events.subscribe(withSignal(ctx, stop.signal))) {
+          if (event.name === 'synced') {
+            for (const name of made) await containerd.images.createOrUpdate(ctx, { name, target: { media_type: 'x/y', digest, size: '7' } })
+            continue
+          }
+          if (event.name === 'containerd.services.images.v1.ImageCreate') names.push(event.message.name)
+          if (names.length === made.length) stop.abort(new Error('enough'))
+        }
+      }, /enough/)
+      assert.deepEqual(names, made)
+    })
+
+    it('ask no more once they are heard, however long whoever listens is busy', async () => {
+      const stop = new AbortController()
+      const seen: string[] = []
+      const watching = (async () => {
+        for await (const envelope of containerd.client.serverStream(withSignal(ctx, stop.signal), 'containerd.services.events.v1.Events', 'Subscribe', { filters: ['namespace==test,topic~="^/cri-shim/subscribed/"'] }, 'probes')) seen.push(envelope.topic)
+      })()
+      watching.catch(() => undefined)
+      const events = containerd.events.subscribe(ctx)
+      assert.equal((await events.next()).value?.name, 'synced')
+      const marker = async (): Promise<void> => {
+        // Events come in order: once the marker is here, so is all that was published before it.
+        const topic = `/cri-shim/subscribed/marker-${seen.length}-${randomBytes(4).toString('hex')}`
+        for (; !seen.includes(topic); await turn()) await containerd.client.call(ctx, 'containerd.services.events.v1.Events', 'Publish', { topic, event: { type_url: 'x', value: Buffer.alloc(0) } }, 'marker')
+      }
+      await marker()
+      const probes = (): number => seen.filter((topic) => !topic.includes('marker')).length
+      const before = probes()
+      for (const end = performance.now() + 300; performance.now() < end;) await marker()
+      assert.equal(probes(), before)
+      await events.return()
+      stop.abort(new Error('over'))
+      await assert.rejects(watching, /over/)
+    })
+  })
+
+  describe('containers and tasks', () => {
+    it('answer undefined or nothing for what is not there', async () => {
+      assert.equal(await containerd.containers.get(ctx, 'nobody'), undefined)
+      await containerd.containers.delete(ctx, 'nobody')
+      assert.equal(await containerd.tasks.get(ctx, 'nobody'), undefined)
+      assert.equal(await containerd.tasks.delete(ctx, 'nobody'), undefined)
+      const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
+      assert.equal(await teardown.destroy(ctx, 'nobody'), undefined)
+    })
+
+    it('replace one extension and leave everything else', async () => {
+      const id = containerId()
+      const any = (text: string): { type_url: string; value: Buffer } => ({ type_url: 'test/x', value: Buffer.from(text) })
+      await containerd.containers.create(ctx, { id, runtime: { name: 'io.containerd.runc.v2' }, spec: any('{}'), extensions: { a: any('1'), b: any('2') }, labels: { l: 'x' } })
+      await containerd.containers.setExtension(ctx, id, 'a', any('3'))
+      const record = await containerd.containers.get(ctx, id)
+      assert.deepEqual([record?.extensions['a']?.value.toString(), record?.extensions['b']?.value.toString(), record?.labels], ['3', '2', { l: 'x' }])
+      assert.equal(unpackAny('containerd.events.TaskExit', record?.extensions['a'] ?? null), undefined)
+      await containerd.containers.delete(ctx, id)
+    })
+
+    it('see what makes something through to the end when the request is cancelled meanwhile', async () => {
+      const id = containerId()
+      const stop = new AbortController()
+      const making = containerd.containers.create(withSignal(ctx, stop.signal), { id, runtime: { name: 'io.containerd.runc.v2' }, spec: { type_url: 'x', value: Buffer.from('{}') } })
+      stop.abort(new Error('client gone'))
+      assert.equal((await making).id, id)
+      await assert.rejects(containerd.containers.get(withSignal(ctx, stop.signal), id), /client gone/)
+      await containerd.containers.delete(ctx, id)
+    })
+
+    it('name the call that took longer than its signal allowed', async () => {
+      const stop = new AbortController()
+      const reading = containerd.containers.list(withSignal(ctx, stop.signal))
+      stop.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError'))
+      await assert.rejects(reading, (error) => error instanceof CriError && error.code === Code.DEADLINE_EXCEEDED && error.message.includes('Containers.List (containers)'))
+    })
+  })
+
+  it('says that containerd is not there, and finds it again', async () => {
+    await process_.end('SIGKILL')
+    await assert.rejects(containerd.containers.list(ctx), (error) => error instanceof CriError && error.reason === 'ContainerdUnavailable' && error.message.includes('is it running?'))
+    await assert.rejects(async () => {
+      for await (const event of containerd.events.subscribe(ctx)) assert.fail(event.name)
+    }, code(Code.UNAVAILABLE))
+    await process_.start()
+    await containerd.client.waitForReady(10_000)
+    assert.deepEqual(await containerd.containers.list(ctx), [])
+  })
+})
