@@ -20,13 +20,14 @@ import { PullCoordinator } from '../image-service/pull/coordinator.ts'
 import { Puller } from '../image-service/pull/puller.ts'
 import { removeImage } from '../image-service/remove-image.ts'
 import { findImage, requireImage } from '../image-service/resolve-image.ts'
+import { ImageUnpacker } from '../image-service/unpack-image.ts'
 import { Linux } from '../linux/linux.ts'
 import { Background } from '../observability/background.ts'
 import { backgroundCtx, type Ctx } from '../observability/context.ts'
 import type { Logger } from '../observability/logger.ts'
 import type { Metrics } from '../observability/metrics.ts'
 import { safeImageLabels } from '../oci-spec/image-labels.ts'
-import { parseImageRef } from '../registry-mirrors/image-ref.ts'
+import { normalizeRef, parseImageRef } from '../registry-mirrors/image-ref.ts'
 import { RegistryClient } from '../registry-mirrors/registry-client.ts'
 import { containerStats, listContainerStats, streamContainerStats } from '../runtime-service/container-stats.ts'
 import { containerStatus } from '../runtime-service/container-status.ts'
@@ -59,6 +60,7 @@ import { Layout } from '../state/status-file.ts'
 import { Store } from '../state/store.ts'
 import { ContainerUsage } from '../stats/container-usage.ts'
 import { versions } from './version-info.ts'
+import { registerGauges } from './wiring/gauges.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
@@ -124,14 +126,28 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   }
   const containerDeps: ContainerDeps = { containerd, teardown, host, io, stdin, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
 
+  const unpacker = new ImageUnpacker({ containerd, platform })
+  const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
+
   async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {
+    const pullPause = (): Promise<Image> => pullNow({ pulls, catalog, images }, ctx, { ref: parseImageRef(settings.sandboxImage), auth: null, snapshotter: snapshotterOf(handler), pinned: true })
     const known = findImage(images, settings.sandboxImage)
-    if (known === undefined) {
-      return pullNow({ pulls, catalog, images }, ctx, { ref: parseImageRef(settings.sandboxImage), auth: null, snapshotter: snapshotterOf(handler), pinned: true })
+    if (known === undefined) return pullPause()
+    try {
+      await unpacker.ensure(ctx, known, snapshotterOf(handler))
+    } catch (error) {
+      if (!(error instanceof CriError) || error.reason !== 'NotUnpacked') throw error
+      return pullPause()
     }
     if (known.pinned) return known
     for (const name of known.references) await containerd.images.setLabel(ctx, name, labels.pinned, labels.pinnedValue)
     return { ...known, pinned: true }
+  }
+
+  async function containerImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
+    const image = requireImage(images, name)
+    await unpacker.ensure(ctx, image, snapshotterOf(handler))
+    return image
   }
 
   const usage = new ContainerUsage({
@@ -144,7 +160,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const runtimeHandlers = handlerMessages(settings)
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
-    mutex: new KeyedMutex(), operation, pauseImage, resolveImage: (name) => requireImage(images, name), runtimeHandlers: () => runtimeHandlers,
+    mutex: new KeyedMutex(), operation, pauseImage, containerImage, runtimeHandlers: () => runtimeHandlers,
   }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
@@ -162,7 +178,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   })
   const gate = (): CriError | undefined => lifecycle.gate
   const stats = { containers, measure: (container: Container) => usage.measure(container) }
-  const imageDeps = { containerd, images, catalog, pulls, snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
+  const imageDeps = { containerd, images, catalog, pulls, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
   const statusDeps = {
     containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers,
     info: (): Record<string, string> => ({
@@ -170,6 +186,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       io: JSON.stringify(io.stats()), lastCNILoadStatus: JSON.stringify(networks.of('').status().message || 'OK'),
     }),
   }
+
+  registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
   const streaming = 'the streaming server is not part of this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
   const laterStats = 'is not part of this version; ContainerStats and ListContainerStats are'

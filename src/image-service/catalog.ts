@@ -6,12 +6,11 @@ import type { Ctx } from '../observability/context.ts'
 import type { ImageStore } from '../state/image-store.ts'
 import { labels } from '../state/metadata.ts'
 import type { Image } from '../state/records.ts'
-import { chainIds, choosePlatform, imageSize, isIndex, parseConfig, parseManifest, type Platform } from './pull/manifest.ts'
+import { chainIds, imageSize, type Platform } from './pull/manifest.ts'
+import { readStoredImage } from './pull/stored-manifest.ts'
 
 /** What a manifest or index stands for; it never changes, so it is read once. */
 type Facts = Pick<Image, 'id' | 'chainId' | 'sizeBytes' | 'config' | 'document'>
-
-const maxDocumentBytes = 8 * 1024 * 1024
 
 /** Keeps the image store like containerd's image records, whoever makes them: pulls of ours, `ctr images import`, another client. */
 export class ImageCatalog {
@@ -73,17 +72,12 @@ export class ImageCatalog {
   }
 
   async #read(ctx: Ctx, record: ImageRecord): Promise<Facts> {
-    const { target } = record
-    if (target === null) throw new CriError(5, `image ${record.name} has no target`)
-    const known = this.#facts.get(target.digest)
+    const digest = record.target?.digest ?? ''
+    const known = this.#facts.get(digest)
     if (known !== undefined) return known
-    const { content } = this.#containerd
-    let bytes = await content.read(ctx, target.digest, maxDocumentBytes)
-    if (isIndex(target.media_type)) bytes = await content.read(ctx, choosePlatform(bytes, this.#platform, record.name).digest, maxDocumentBytes)
-    const manifest = parseManifest(bytes, record.name)
-    const { config, diffIds, document } = parseConfig(await content.read(ctx, manifest.config.digest, maxDocumentBytes), manifest, record.name)
-    const facts = { id: manifest.config.digest, chainId: chainIds(diffIds).at(-1) ?? '', sizeBytes: imageSize(bytes.length, manifest), config, document }
-    this.#facts.set(target.digest, facts)
+    const { manifest, manifestBytes, config: { config, diffIds, document } } = await readStoredImage(ctx, this.#containerd.content, record, this.#platform)
+    const facts = { id: manifest.config.digest, chainId: chainIds(diffIds).at(-1) ?? '', sizeBytes: imageSize(manifestBytes, manifest), config, document }
+    this.#facts.set(digest, facts)
     return facts
   }
 }

@@ -9,6 +9,8 @@ export interface ImageServiceDeps {
   readonly images: ImageStore
   readonly catalog: ImageCatalog
   readonly pulls: PullCoordinator
+  /** Whether an image of this normalised name is one that garbage collection leaves alone (`pinned_images`, `sandbox_image`). */
+  readonly pinned: (name: string) => boolean
   /** The snapshotter of a runtime handler; of all when the handler is empty. INVALID_ARGUMENT for one that is not configured. */
   readonly snapshotterOf: (handler: string) => string
   /** Where a snapshotter keeps its snapshots. */

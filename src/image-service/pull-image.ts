@@ -7,14 +7,13 @@ import type { ImageServiceDeps } from './deps.ts'
 import type { PullRequest } from './pull/puller.ts'
 import type { Image } from '../state/records.ts'
 
-type Deps = Pick<ImageServiceDeps, 'pulls' | 'catalog' | 'images' | 'snapshotterOf'>
+type Deps = Pick<ImageServiceDeps, 'pulls' | 'catalog' | 'images' | 'snapshotterOf' | 'pinned'>
 
 /** PullImage: answers with the image's id, the digest of its configuration. */
 export async function pullImage(deps: Deps, ctx: Ctx, request: PullImageRequest): Promise<Init<PullImageResponse>> {
   if (request.image === null || request.image.image === '') throw invalidArgument('image is missing')
-  const image = await pullNow(deps, ctx, {
-    ref: parseImageRef(request.image.image), auth: request.auth, snapshotter: deps.snapshotterOf(request.image.runtime_handler), pinned: false,
-  })
+  const ref = parseImageRef(request.image.image)
+  const image = await pullNow(deps, ctx, { ref, auth: request.auth, snapshotter: deps.snapshotterOf(request.image.runtime_handler), pinned: deps.pinned(ref.toString()) })
   return { image_ref: image.id }
 }
 

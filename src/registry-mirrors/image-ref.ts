@@ -31,7 +31,7 @@ const tagPattern = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/
 export function parseImageRef(text: string): ImageRef {
   if (text === '') throw bad(text, 'it is empty')
   if (/\s/.test(text)) throw bad(text, 'it contains white space')
-  if (/^[a-f0-9]{64}$/.test(text)) throw bad(text, 'it is an image id, not a name: an id cannot be pulled')
+  if (/^(?:sha256:)?[a-f0-9]{64}$/.test(text)) throw bad(text, 'it is an image id, not a name: an id cannot be pulled')
   const { registry, rest } = splitRegistry(text)
 
   const at = rest.indexOf('@')

@@ -11,7 +11,7 @@ import type { RuntimeServiceDeps } from './deps.ts'
 import { newId } from './ids.ts'
 import { checkLabels, containerMetadata, sandboxMetadata } from './validate.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'containerNames' | 'mutex' | 'operation' | 'resolveImage'>
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'containerNames' | 'mutex' | 'operation' | 'containerImage'>
 
 /** CreateContainer: everything of a container but its process. A failure takes back everything and gives the name free. */
 export async function createContainer(deps: Deps, ctx: Ctx, request: CreateContainerRequest): Promise<Init<CreateContainerResponse>> {
@@ -24,7 +24,7 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
   if (sandbox.state !== 'ready') throw failedPrecondition(`pod sandbox ${sandbox.id} is not ready: its pause process has ended; stop and remove it, and run it anew`, { reason: 'SandboxNotReady' })
   const pod = sandboxMetadata(sandboxConfig, 'sandbox_config')
   if (config.image === null || config.image.image === '') throw invalidArgument('config.image is missing')
-  const image = deps.resolveImage(config.image.image)
+  const image = await deps.containerImage(ctx, config.image.image, sandbox.metadata.runtimeHandler)
   const stopSignal = stopSignalOf(config, image, ctx)
   const targetPid = targetPidOf(deps, config, sandbox)
   const name = containerName(metadata, pod)

@@ -25,8 +25,8 @@ export interface RuntimeServiceDeps {
   readonly operation: (name: string) => Operation
   /** The pause image, pulled when it is missing. */
   readonly pauseImage: (ctx: Ctx, handler: string) => Promise<Image>
-  /** The image that a container's request names: by id or by any of its names. Throws NOT_FOUND. */
-  readonly resolveImage: (name: string) => Image
+  /** The image that a container's request names, by id or by any of its names, unpacked for the pod's runtime handler. NOT_FOUND when there is none. */
+  readonly containerImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
   readonly runtimeHandlers: () => readonly Init<RuntimeHandler>[]
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { after, afterEach, before, describe, it } from 'node:test'
-import { snapshots_Kind } from '../../src/generated/containerd.ts'
+import { type content_Status, snapshots_Kind } from '../../src/generated/containerd.ts'
 import { type Fault, type FaultRequest } from '../fixtures/registry/faults.ts'
 import type { RecordedRequest } from '../fixtures/registry/registry.ts'
 import { addImage, addIndex, addLayer, type Compression } from '../images/image.ts'
@@ -82,7 +82,8 @@ describe('PullImage', { skip: skipUnlessRoot }, () => {
   }
   const startOf = (request: RecordedRequest | undefined): number => Number(/^bytes=(\d+)-$/.exec(request?.range ?? '')?.[1] ?? Number.NaN)
   const leases = async (): Promise<string[]> => (await node.api.leases.list(node.ctx)).map((lease) => lease.id)
-  const ingests = async (): Promise<string[]> => (await node.api.content.statuses(node.ctx)).map((status) => status.ref)
+  const statuses = async (): Promise<content_Status[]> => (await node.api.client.call(node.ctx, 'containerd.services.content.v1.Content', 'ListStatuses', { filters: [] }, 'ingests')).statuses
+  const ingests = async (): Promise<string[]> => (await statuses()).map((status) => status.ref)
   const blobRequests = (digest: string): RecordedRequest[] => node.registry.requests.filter((request) => request.kind === 'blob' && request.reference === digest)
   /** Everything in containerd that a pull of an image makes. */
   async function traces(name: string): Promise<string[]> {
@@ -256,7 +257,7 @@ describe('PullImage', { skip: skipUnlessRoot }, () => {
     fault({ match: (request) => request.reference === layer, times: 1, action: { kind: 'stall', afterBytes: 4 * MiB + 1000 } })
     const leaving = new AbortController()
     const first = pull(node, `${host}/t/gone:1`, { signal: leaving.signal })
-    const reached = await eventually('3 MiB in the content store', async () => (await node.api.content.statuses(node.ctx)).find((status) => status.ref.includes(layer) && Number(status.offset) >= 3 * MiB))
+    const reached = await eventually('3 MiB in the content store', async () => (await statuses()).find((status) => status.ref.includes(layer) && Number(status.offset) >= 3 * MiB))
     leaving.abort()
     assert.match(await failureOf(first), /^CANCELLED: /)
     // Its connection to the registry ends: the stalled answer is over.
@@ -293,7 +294,7 @@ describe('PullImage', { skip: skipUnlessRoot }, () => {
     const { config, layers: [layer = ''] } = await parts('killed')
     fault({ match: (request) => request.reference === layer, times: 1, action: { kind: 'stall', afterBytes: 4 * MiB + 1000 } })
     const first = failureOf(pull(node, `${host}/t/killed:1`))
-    const reached = await eventually('3 MiB in the content store', async () => (await node.api.content.statuses(node.ctx)).find((status) => status.ref.includes(layer) && Number(status.offset) >= 3 * MiB))
+    const reached = await eventually('3 MiB in the content store', async () => (await statuses()).find((status) => status.ref.includes(layer) && Number(status.offset) >= 3 * MiB))
     await node.shim.end('SIGKILL')
     assert.match(await first, /^UNAVAILABLE: /)
     await restart(node)

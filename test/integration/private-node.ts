@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { ServiceError } from '@grpc/grpc-js'
 import { Containerd as ContainerdApi } from '../../src/containerd/containerd.ts'
-import { type CriError, codeName } from '../../src/errors/cri-error.ts'
+import { codeName } from '../../src/errors/cri-error.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../../src/generated/cri.ts'
 import type { Init } from '../../src/generated/int64.ts'
 import { backgroundCtx, type Ctx } from '../../src/observability/context.ts'
@@ -156,7 +156,7 @@ export async function failureOf(call: Promise<unknown>): Promise<string> {
   try {
     await call
   } catch (error) {
-    if (error instanceof Error && 'code' in error && 'details' in error) return `${codeName(Number((error as ServiceError | CriError).code))}: ${String(error.details)}`
+    if (error instanceof Error && 'code' in error && 'details' in error) return `${codeName((error as ServiceError).code)}: ${String(error.details)}`
     throw error
   }
   throw new Error('the call succeeded')

@@ -4,7 +4,7 @@ import { join } from '../../concurrency/join.ts'
 import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
 import type { Operation } from '../../concurrency/operation.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
-import { Code, CriError, isAlreadyExists } from '../../errors/cri-error.ts'
+import { Code, CriError, isAlreadyExists, isNotFound } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
@@ -12,6 +12,7 @@ import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry
 import { labels as criLabels } from '../../state/metadata.ts'
 import { BlobFetcher, type PullSource } from './blobs.ts'
 import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
+import { maxDocumentBytes } from './stored-manifest.ts'
 import { Unpacker } from './unpack.ts'
 import { Watchdog } from './watchdog.ts'
 
@@ -185,19 +186,29 @@ export class Puller {
 
   /** From the content store when an earlier pull brought it: bytes by digest do not change. */
   async #manifestBytes(ctx: Ctx, source: PullSource, descriptor: Descriptor): Promise<Buffer> {
-    const { content } = this.#options.containerd
-    if (await content.info(ctx, descriptor.digest) !== undefined) return content.read(ctx, descriptor.digest, 8 * 1024 * 1024)
+    const stored = await this.#stored(ctx, descriptor)
+    if (stored !== undefined) return stored
     const fetched = await this.#options.registry.fetchManifest(source.ref, descriptor, source.auth, ctx)
     source.served(fetched.host)
     return fetched.bytes
   }
 
   async #configBytes(ctx: Ctx, source: PullSource, manifest: Manifest): Promise<Buffer> {
-    const { content } = this.#options.containerd
-    if (await content.info(ctx, manifest.config.digest) !== undefined) return content.read(ctx, manifest.config.digest, 8 * 1024 * 1024)
+    const stored = await this.#stored(ctx, manifest.config)
+    if (stored !== undefined) return stored
     const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, ctx)
     source.served(fetched.host)
     return fetched.bytes
+  }
+
+  /** Nothing is asked before it is read: the image may be removed at any moment. */
+  async #stored(ctx: Ctx, descriptor: Descriptor): Promise<Buffer | undefined> {
+    try {
+      return await this.#options.containerd.content.read(ctx, descriptor.digest, maxDocumentBytes)
+    } catch (error) {
+      if (isNotFound(error)) return undefined
+      throw error
+    }
   }
 
   /** Downloads side by side, each layer unpacked as soon as it and its parent are there. Layers whose snapshots exist are not fetched. */
