@@ -1,4 +1,5 @@
 import { nowNanoseconds } from '../containerd/timestamp.ts'
+import { pause } from '../concurrency/deadline.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
@@ -7,6 +8,9 @@ import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { fifoPaths, makeFifos } from './fifos.ts'
 import { saveStatus, statusPath } from './status.ts'
+
+/** containerd gives itself twice five seconds for undoing a start whose client is gone. */
+const containerdCleanUpMs = 15_000
 
 /** Why and with which exit code a container could not be started, as `kubectl describe pod` shows it. */
 export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 'exitCode' | 'message'> {
@@ -64,9 +68,9 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
     }),
   ])
   operation.onUndo('destroy task', (signal) => deps.teardown.destroyHeld(withSignal(ctx, signal), id))
-  const pid = await operation.step('create task', () => containerd.tasks.create(ctx, {
+  const pid = await operation.step('create task', () => whenCleanedUp(ctx, () => containerd.tasks.create(ctx, {
     containerId: id, rootfs: mounts, ...fifos, terminal: tty, options: runtime.options, runtimePath: runtime.path,
-  }))
+  })))
   // The cgroup is asked for while the process is sure to be there. Written down at once: a restart of this service knows by it that the
   // process may have run, and whether it was killed for lack of memory.
   const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))
@@ -78,6 +82,21 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   await operation.step('write status', () => saveStatus(deps.layout, deps.containers, {
     ...container, starting: false, cgroups, status: { ...container.status, state: 'running', pid, startedAt },
   }))
+}
+
+/**
+ * A start that an earlier process of this service was killed in is undone by containerd in its own time, and its directory is in the way until
+ * then. There is no event for that.
+ */
+async function whenCleanedUp(ctx: Ctx, create: () => Promise<number>): Promise<number> {
+  for (const end = performance.now() + containerdCleanUpMs; ;) {
+    try {
+      return await create()
+    } catch (error) {
+      if (performance.now() > end || !/mkdir \S+: file exists/.test(messageOf(error))) throw error
+      await pause(100, ctx.signal)
+    }
+  }
 }
 
 async function failed(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, error: unknown): Promise<void> {

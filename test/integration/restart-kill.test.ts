@@ -118,7 +118,7 @@ describe('cri-shim is killed and started again', { skip }, () => {
     const { cri } = node
     const counts = new Map<string, number>()
     // How long each takes when left alone, in milliseconds: the kill comes somewhere in it.
-    const calls = { RunPodSandbox: 220, CreateContainer: 40, StartContainer: 100, StopPodSandbox: 180, RemovePodSandbox: 220, PullImage: 120 }
+    const calls = { RunPodSandbox: 220, CreateContainer: 25, StartContainer: 100, StopPodSandbox: 150, RemovePodSandbox: 120, PullImage: 100 }
     const names = Object.keys(calls) as (keyof typeof calls)[]
     await node.removePod(await node.runPod(node.pod('warm-up')))
     for (let round = 0; round < 26; round++) {
