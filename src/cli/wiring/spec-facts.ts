@@ -25,6 +25,7 @@ export class SpecFacts {
   readonly #machine: LinuxFacts
   #facts: HostFacts
   #told = false
+  #toldApparmor = false
 
   private constructor(options: SpecFactsOptions, machine: LinuxFacts, facts: HostFacts) {
     this.#options = options
@@ -69,6 +70,10 @@ export class SpecFacts {
       this.#facts = specFacts(this.#machine, powers, enableSelinux, await apparmorProfiles(this.#machine.apparmorEnabled))
     } catch (error) {
       log.warn({ err: error }, `cannot find out what containerd may do, going by this process instead: ${messageOf(error)}`)
+    }
+    if (!this.#toldApparmor && this.#machine.apparmorEnabled && !this.#facts.apparmorEnabled) {
+      this.#toldApparmor = true
+      log.warn({ profile: DEFAULT_APPARMOR_PROFILE }, `AppArmor is on and its profile ${DEFAULT_APPARMOR_PROFILE} is not loaded: containers run without AppArmor confinement, and pods that ask for a profile are refused; load it with apparmor_parser and restart cri-shim`)
     }
     if (!this.#told && (this.#facts.effectiveCapabilities & capSysResource) === 0n) {
       this.#told = true
