@@ -10,7 +10,7 @@ CONTAINERD ?=
 CRITEST ?= critest
 ARGS ?=
 
-.PHONY: help setup setup-node run test test-unit test-integration critest critest-control bench lint install uninstall
+.PHONY: help setup setup-node run test test-unit test-integration test-systemd critest critest-control bench lint install uninstall
 
 help: ## This text
 	@printf 'make TARGET\n\n'
@@ -26,13 +26,17 @@ setup-node:
 run: setup ## Run a pod with two containers through cri-shim and look at it; Ctrl-C cleans up
 	@CONTAINERD='$(CONTAINERD)' node scripts/run-demo.ts
 
-test: lint test-unit test-integration ## Everything that has to hold for a change
+test: lint test-unit test-integration test-systemd ## Everything that has to hold for a change
 
 test-unit: setup ## Tests of each part, with the real kernel, CNI plugins and registry
 	@node --test 'src/**/*.test.ts' 'test/images/**/*.test.ts' 'test/fixtures/**/*.test.ts' 'test/critest/**/*.test.ts'
 
 test-integration: setup ## Tests of the whole service on a private containerd
 	@if find test/integration -name '*.test.ts' 2>/dev/null | grep -q .; then node --test --test-concurrency=1 'test/integration/**/*.test.ts'; fi
+
+test-systemd: setup-node ## Tests of the unit and its installation on a Debian that is booted for it
+	@scripts/setup.sh systemd
+	@node --test 'test/systemd/**/*.test.ts'
 
 critest: setup ## Kubernetes' conformance specs against cri-shim (CRITEST=path)
 	@CRITEST='$(CRITEST)' node test/critest/run.ts $(ARGS)

@@ -14,7 +14,7 @@ cd "$(dirname -- "$0")/.."
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
 
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 fail() {
   printf 'install: %s\n' "$*" >&2
   exit 1
@@ -81,7 +81,15 @@ remove_old_releases() {
       case $(readlink "$exe" 2>/dev/null) in "$old"/*) continue 2 ;; esac
     done
     rm -rf "$old"
+    [ -n "$DESTDIR" ] || rm -rf "/var/cache/cri-shim/${old##*/}"
   done
+}
+
+# Compiles into the directory that the unit has as its CacheDirectory=, so that the first start of this release is as quick as the others.
+fill_cache() {
+  [ ! -d "/var/cache/cri-shim/$release" ] || return 0
+  (umask 077 && mkdir -p /var/cache/cri-shim)
+  CACHE_DIRECTORY=/var/cache/cri-shim "$link" warm-up || say 'the compile cache could not be filled (see above); the first start does it'
 }
 
 # Puts standard input into a file that is there in full or not at all.
@@ -133,6 +141,7 @@ install_all() {
   fi
   [ -z "$DESTDIR" ] || return 0
 
+  fill_cache
   "$link" config check "$config" || say "the service will not start with $config as it is: see above"
   if ! with_systemd; then
     say 'systemd does not run here: start it with `cri-shim serve`'

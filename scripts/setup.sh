@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing for building, running and testing cri-shim on Debian: packages (as root) and npm's modules. What is there stays:
 # no package is replaced or upgraded and no service is started. Called by every make target that needs it; quick when nothing is missing.
-# Usage: scripts/setup.sh [node]    with `node`: npm's modules alone
+# Usage: scripts/setup.sh [node|systemd]    with `node`: npm's modules alone; with `systemd`: what boots a Debian for a test as well
 set -eu
 
 cd "$(dirname -- "$0")/.."
@@ -29,6 +29,14 @@ missing_packages() {
   have umount || echo mount
   have setpriv || echo util-linux
   have find || echo findutils
+}
+
+# For test/systemd: a Debian, and what boots it.
+missing_systemd_packages() {
+  have debootstrap || echo debootstrap
+  have systemd-nspawn || echo systemd-container
+  have nsenter || echo util-linux
+  have tar || echo tar
 }
 
 # busybox-static replaces the package busybox, which is the same program with shared libraries.
@@ -107,6 +115,7 @@ node_package() {
 
 case ${1:-all} in
   node) install_packages "$(missing_node_libraries)" ;;
+  systemd) install_packages "$(missing_packages; missing_node_libraries; missing_systemd_packages)" ;;
   all) install_packages "$(missing_packages; missing_node_libraries)" ;;
   *) fail "unknown argument: $1" ;;
 esac
