@@ -49,12 +49,12 @@ export interface TestNodeOptions extends Omit<ContainerdOptions, 'dir'> {
 const deadlineMs = 60_000
 
 /** Asks again until there is an answer: for what the CRI has no event for. */
-export async function until<T>(what: string, probe: () => Promise<T | undefined>): Promise<T> {
-  const deadline = Date.now() + deadlineMs
+export async function until<T>(what: string, probe: () => Promise<T | undefined>, timeoutMs = deadlineMs): Promise<T> {
+  const deadline = Date.now() + timeoutMs
   for (;;) {
     const value = await probe()
     if (value !== undefined) return value
-    if (Date.now() > deadline) throw new Error(`after ${deadlineMs / 1000} s still not: ${what}`)
+    if (Date.now() > deadline) throw new Error(`after ${timeoutMs / 1000} s still not: ${what}`)
     await pause(20)
   }
 }
@@ -110,7 +110,7 @@ export async function startTestNode(options: TestNodeOptions = {}): Promise<Test
     const containerd = stack.use(await startContainerd({ dir, certsDir, sandboxImage, ...options }))
     const configFile = options.configure === undefined ? containerd.configFile : join(dir, 'cri-shim.toml')
     if (options.configure !== undefined) await writeFile(configFile, await options.configure(await readFile(containerd.configFile, 'utf8'), dir))
-    const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile }))
+    const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile, evenIfNotReady: true }))
     const cri = stack.use(connectCri(shim.socket))
     const made = node(dir, stack, { registry, containerd, shim, cri })
     await made.ready()
@@ -143,8 +143,16 @@ function node(dir: string, stack: AsyncDisposableStack, parts: Pick<TestNode, 'r
       await ready()
     },
     nothingLeft: async () => {
-      const left = await leftovers(dir, containerd, ctr)
-      if (left.length > 0) throw new Error(`${left.length} things are left:\n${left.join('\n')}`)
+      // containerd ends shims and collects garbage after it has answered.
+      let left: string[] = []
+      try {
+        await until('nothing is left', async () => {
+          left = await leftovers(dir, containerd, ctr)
+          return left.length === 0 || undefined
+        }, 15_000)
+      } catch (error) {
+        throw new Error(`${left.length} things are left:\n${left.join('\n')}`, { cause: error })
+      }
     },
     removeAll: async () => {
       for (const { id } of (await cri.runtime.ListPodSandbox({})).items) await removePod(id)
