@@ -17,6 +17,8 @@ export interface TaskProcess {
   readonly exitStatus: number
   /** Nanoseconds since 1970, 0n while it runs. */
   readonly exitedAt: bigint
+  /** The FIFOs that it was made with, empty for none. */
+  readonly io?: { readonly stdin: string; readonly stdout: string; readonly stderr: string }
 }
 
 /** How a process ended. */
@@ -63,6 +65,7 @@ function toProcess(process: task_Process): TaskProcess {
     state: states[process.status] ?? 'unknown',
     exitStatus: process.exit_status,
     exitedAt: toNanoseconds(process.exited_at),
+    io: { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr },
   }
 }
 

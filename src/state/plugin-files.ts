@@ -1,0 +1,56 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { errnoOf } from '../errors/cri-error.ts'
+import type { ContainerStatus } from './records.ts'
+import type { StoredStatus } from './status-file.ts'
+
+/**
+ * Where containerd's own CRI plugin keeps files of the pod that a container with these mounts belongs to: its root and its state directory, as
+ * far as the mounts tell (the pod's /etc/hosts, /etc/resolv.conf and /dev/shm come from there). Empty for a pod that this service made.
+ */
+export function pluginDirs(mounts: readonly { readonly source?: string | undefined }[]): string[] {
+  const found = mounts.flatMap(({ source = '' }) => /^(\/.*\/io\.containerd\.(?:grpc\.v1\.cri|cri\.v1\.runtime))\/sandboxes\/[0-9a-f]{64}\//.exec(source)?.[1] ?? [])
+  return [...new Set(found)]
+}
+
+/**
+ * What the plugin knew of a container when it ran last (containerd internal/cri/store/container/status.go, version v1). Undefined when
+ * it has no such file, or none that can be understood.
+ */
+export async function readPluginStatus(dirs: readonly string[], id: string): Promise<StoredStatus | undefined> {
+  for (const dir of dirs) {
+    try {
+      return decode(await readFile(join(dir, 'containers', id, 'status'), 'utf8'))
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT' && !(error instanceof SyntaxError)) throw error
+    }
+  }
+  return undefined
+}
+
+function decode(text: string): StoredStatus | undefined {
+  // Nanoseconds do not fit a JavaScript number.
+  const value: unknown = JSON.parse(text.replaceAll(/"(CreatedAt|StartedAt|FinishedAt)":(\d+)/g, '"$1":"$2"'))
+  if (value === null || typeof value !== 'object') return undefined
+  const fields = value as Readonly<Record<string, unknown>>
+  if (fields['Version'] !== 'v1') return undefined
+  const [createdAt, startedAt, finishedAt] = [nanoseconds(fields['CreatedAt']), nanoseconds(fields['StartedAt']), nanoseconds(fields['FinishedAt'])]
+  const state: ContainerStatus['state'] = finishedAt !== 0n ? 'exited' : startedAt !== 0n ? 'running' : createdAt !== 0n ? 'created' : 'unknown'
+  const { Pid: pid, ExitCode: exitCode, Reason: reason, Message: message } = fields
+  return {
+    oomKilled: reason === 'OOMKilled',
+    cgroups: undefined,
+    status: {
+      state, createdAt, startedAt, finishedAt,
+      pid: typeof pid === 'number' ? pid : 0,
+      exitCode: typeof exitCode === 'number' ? exitCode : 0,
+      // The plugin works these two out when it is asked.
+      reason: typeof reason === 'string' && reason !== '' ? reason : state !== 'exited' ? '' : exitCode === 0 ? 'Completed' : 'Error',
+      message: typeof message === 'string' ? message : '',
+    },
+  }
+}
+
+function nanoseconds(value: unknown): bigint {
+  return typeof value === 'string' ? BigInt(value) : 0n
+}
