@@ -4,7 +4,7 @@ import { join as joinPath } from 'node:path'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
-import { errnoOf } from '../errors/cri-error.ts'
+import { errnoOf, isNotFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
@@ -22,16 +22,16 @@ const unknownExitCode = 255
 
 /**
  * Puts one container of containerd's record into the store, in the state that it is in now: what ended while this service was away gets
- * its real exit code from the task, output goes on being read, a start that was cut off is undone. False when the container
- * itself was never made to the end and has been removed.
+ * its real exit code from the task, output goes on being read, a start that was cut off is undone. A container that was never made to
+ * the end is removed instead.
  */
-export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: ContainerRecord, task: TaskProcess | undefined): Promise<boolean> {
+export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: ContainerRecord, task: TaskProcess | undefined): Promise<void> {
   const { id } = record
   const { layout } = deps
   if (existsSync(intentPath(layout.containerDir(id)))) {
     ctx.log.info({ container: id }, 'removing a container that was cut off half-way')
-    await removeContainer(deps, ctx, { id }, record.snapshotter)
-    return false
+    await removeContainer(deps, ctx, { id })
+    return
   }
   const metadata = readMetadata(record)
   const stored = decodeStatus(await readJson(statusPath(layout, id)))
@@ -45,19 +45,19 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
   deps.containers.put(container)
   if (running) {
     await goOn(deps, ctx, container, task)
-    return true
+    return
   }
   if (task?.state === 'unknown') {
     // The shim does not say: it is what it was until the shim does.
     if (status.state === 'running') await reopen(deps, ctx, container)
-    return true
+    return
   }
   // StartContainer notes the cgroup just before it starts the process: without it the process never ran, whatever became of it.
   const neverRan = status.state === 'created' && container.cgroups === undefined
   if (task?.state === 'stopped' && !neverRan) {
     await reopen(deps, ctx, container)
     await handleExit(deps, ctx, id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
-    return true
+    return
   }
   if (task !== undefined) await deps.teardown.destroy(ctx, id)
   if (status.state === 'created') await deps.host.removeTree(layout.containerIoDir(id))
@@ -68,7 +68,6 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
       message: 'the container ended while nobody watched (the node was restarted, or its shim died): its exit code is not known',
     })
   }
-  return true
 }
 
 /**
@@ -115,10 +114,20 @@ async function subdirectories(dir: string): Promise<string[]> {
 
 /** It runs: as before, or since a start whose last step was cut off. */
 async function goOn(deps: ContainerDeps, ctx: Ctx, container: Container, task: TaskProcess): Promise<void> {
-  const cgroups = container.cgroups ?? await deps.host.cgroupPathsOf(task.pid)
+  const cgroups = container.cgroups ?? await cgroupsOf(deps, task.pid)
   const startedAt = container.status.startedAt === 0n ? nowNanoseconds() : container.status.startedAt
   await saveStatus(deps.layout, deps.containers, { ...container, cgroups, status: { ...container.status, state: 'running', pid: task.pid, startedAt } })
   await reopen(deps, ctx, container)
+}
+
+/** Undefined for a process that has ended since it was asked about: its exit is on its way. */
+async function cgroupsOf(deps: ContainerDeps, pid: number): Promise<Container['cgroups']> {
+  try {
+    return await deps.host.cgroupPathsOf(pid)
+  } catch (error) {
+    if (isNotFound(error)) return undefined
+    throw error
+  }
 }
 
 /** Reads on where the service stopped: what the container printed meanwhile waits in the FIFO. */
@@ -129,11 +138,15 @@ async function reopen(deps: ContainerDeps, ctx: Ctx, container: Container): Prom
     ctx.log.warn({ container: id, fifo: fifos.stdout }, 'the container was started by another service: its output does not come here and its log stays as it is')
     return
   }
-  if (metadata.config.stdin && existsSync(fifos.stdin)) deps.stdin.hold(id, fifos.stdin)
-  await deps.io.openLog({
-    id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr, logPath: metadata.logPath === '' ? undefined : metadata.logPath,
-    maxLineBytes: deps.settings.maxContainerLogLineSize, recover: true,
-  })
+  try {
+    if (metadata.config.stdin && existsSync(fifos.stdin)) deps.stdin.hold(id, fifos.stdin)
+    await deps.io.openLog({
+      id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr, logPath: metadata.logPath === '' ? undefined : metadata.logPath,
+      maxLineBytes: deps.settings.maxContainerLogLineSize, recover: true,
+    })
+  } catch (error) {
+    ctx.log.error({ err: error, container: id }, 'the output of a container cannot be read on: it stands still when its pipe is full; restart it')
+  }
   deps.io.started(id)
 }
 

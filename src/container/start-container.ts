@@ -1,5 +1,6 @@
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import { pause } from '../concurrency/deadline.ts'
+import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
@@ -7,7 +8,7 @@ import type { Container, ContainerStatus } from '../state/records.ts'
 import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { fifoPaths, makeFifos } from './fifos.ts'
-import { saveStatus, statusPath } from './status.ts'
+import { saveEnd, saveStatus, statusPath } from './status.ts'
 
 /** containerd gives itself twice five seconds for undoing a start whose client is gone. */
 const containerdCleanUpMs = 15_000
@@ -21,11 +22,13 @@ export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 
 
 /**
  * Starts a created container: FIFOs, log, task. Whoever handles its exit waits until this is over, so that a process that ends at once is
- * seen running first. A container that cannot be started has ended: its status says why.
+ * seen running first. A container that cannot be started has ended: its status says why. `checkPod` throws when the pod is not ready; it is asked
+ * in the very moment in which the start becomes visible to whoever stops the pod.
  */
-export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string): Promise<void> {
+export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string, checkPod: () => void): Promise<void> {
   const { id } = container
   await deps.teardown.exclusive(id, async () => {
+    checkPod()
     const now = deps.containers.update(id, (record) => (mayStart(record) ? { ...record, starting: true } : record))
     if (now === undefined || !now.starting) throw failedPrecondition(notStartable(now ?? container), { reason: 'WrongState' })
     try {
@@ -56,9 +59,10 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   const { tty, stdin } = metadata.config
   const fifos = fifoPaths(io, id, { tty, stdin })
   operation.onUndo('close log', () => deps.io.closeLog(id))
-  const [mounts] = await Promise.all([
-    operation.step('snapshot mounts', () => containerd.snapshots.mounts(ctx, runtime.snapshotter, id)),
-    operation.step('open log', async () => {
+  // Both to their end, also when one fails: a log that is opened after it was closed would stay open.
+  const [mounts] = await join<[Awaited<ReturnType<typeof containerd.snapshots.mounts>>, void]>(ctx.signal, [
+    (signal) => operation.step('snapshot mounts', () => containerd.snapshots.mounts(withSignal(ctx, signal), runtime.snapshotter, id)),
+    () => operation.step('open log', async () => {
       await makeFifos(deps.host, io, fifos)
       deps.stdin.hold(id, fifos.stdin)
       await deps.io.openLog({
@@ -104,7 +108,7 @@ async function failed(deps: ContainerDeps, ctx: Ctx, operation: Operation, conta
   for (const failure of await operation.undo()) ctx.log.error({ err: failure.error, container: container.id, step: failure.name }, 'cannot undo a failed start')
   deps.stdin.release(container.id)
   const at = nowNanoseconds()
-  await saveStatus(deps.layout, deps.containers, {
+  await saveEnd(ctx, deps.layout, deps.containers, {
     ...container, starting: false, status: { ...container.status, state: 'exited', pid: 0, startedAt: at, finishedAt: at, ...startFailure(messageOf(error)) },
   })
 }

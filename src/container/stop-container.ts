@@ -3,6 +3,7 @@ import { deadlineExceeded, invalidArgument, isNotFound } from '../errors/cri-err
 import type { Ctx } from '../observability/context.ts'
 import type { Container } from '../state/records.ts'
 import type { ContainerDeps } from './deps.ts'
+import { handleExit } from './exit.ts'
 
 const sigkill = 9
 /** A process that is still there this long after SIGKILL hangs in the kernel. */
@@ -52,8 +53,10 @@ async function kill(deps: ContainerDeps, ctx: Ctx, id: string, signal: number): 
   try {
     await deps.containerd.tasks.kill(ctx, id, signal)
   } catch (error) {
-    // It has ended; the exit is on its way.
     if (!isNotFound(error)) throw error
+    // It has ended and the exit is on its way. Should its event be lost, the end is noticed here.
+    const task = await deps.containerd.tasks.get(ctx, id)
+    if (task === undefined || task.state === 'stopped') await handleExit(deps, ctx, id, task)
   }
 }
 

@@ -21,7 +21,7 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
   checkLabels(config.labels, 'config.labels')
   const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
   const sandboxConfig = request.sandbox_config ?? sandbox.metadata.config
-  if (sandbox.state !== 'ready') throw failedPrecondition(`pod sandbox ${sandbox.id} is not ready: its pause process has ended; stop and remove it, and run it anew`, { reason: 'SandboxNotReady' })
+  if (sandbox.state !== 'ready') throw notReady(sandbox.id)
   const pod = sandboxMetadata(sandboxConfig, 'sandbox_config')
   if (config.image === null || config.image.image === '') throw invalidArgument('config.image is missing')
   const image = await deps.containerImage(ctx, config.image.image, sandbox.metadata.runtimeHandler)
@@ -34,6 +34,8 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
   try {
     return await deps.mutex.run(id, async () => {
       const container = await create(deps.container, ctx, operation, { id, name, sandbox, config, sandboxConfig, image, stopSignal, targetPid })
+      // Whoever stopped the pod meanwhile has not seen this container.
+      if (deps.sandboxes.get(sandbox.id)?.state !== 'ready') throw notReady(sandbox.id)
       operation.commit()
       deps.containers.put(container)
       deps.containerNames.settle(name)
@@ -48,6 +50,8 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
     throw new CriError(cause.code, `container ${metadata.name} of pod ${pod.namespace}/${pod.name} (step ${failedAt}): ${cause.message}`, { reason: cause.reason, cause: error })
   }
 }
+
+const notReady = (id: string): CriError => failedPrecondition(`pod sandbox ${id} is not ready: it was stopped, or its pause process has ended; remove it and run it anew`, { reason: 'SandboxNotReady' })
 
 /** The request's signal, else the image's STOPSIGNAL, else none (SIGTERM). An image's nonsense is not worth failing a pod for. */
 function stopSignalOf(config: ContainerConfig, image: Image, ctx: Ctx): string {

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { pause } from '../concurrency/deadline.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import type { ContainerdEvent } from '../containerd/events.ts'
-import type { TaskProcess } from '../containerd/tasks.ts'
+import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import { finish, handleExit, handleOom } from '../container/exit.ts'
 import { recoverContainer, releaseBlockedShims, removeOrphans } from '../container/recover.ts'
@@ -15,7 +15,7 @@ import type { Sandbox } from '../state/records.ts'
 import { readJson, writeJson } from '../state/status-file.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'container' | 'sandboxes' | 'containers' | 'sandboxNames' | 'containerNames'>
+type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'container' | 'sandboxes' | 'containers' | 'sandboxNames' | 'containerNames' | 'mutex'>
 
 export interface LifecycleOptions {
   readonly deps: Deps
@@ -39,6 +39,7 @@ const longestBackOffMs = 2_000
 const silentShimMs = 15_000
 /** An exit must be handled although the service is asked to stop meanwhile; the next start would do it otherwise. */
 const handleTimeoutMs = 120_000
+const longestRetryMs = 60_000
 
 /**
  * Follows containerd: loads what is there at start, hears of exits and out-of-memory kills, and puts everything right after a containerd
@@ -50,6 +51,8 @@ export class Lifecycle {
   #closedBecause: CriError | undefined = unavailable('cri-shim is starting: it reads what pods and containers there are', { reason: 'Starting' })
   #running: Promise<void> | undefined
   #first = true
+  /** The containers whose end is being recorded. */
+  readonly #ending = new Set<string>()
 
   constructor(options: LifecycleOptions) {
     this.#options = options
@@ -101,30 +104,56 @@ export class Lifecycle {
 
   #dispatch(event: ContainerdEvent): void {
     const { deps, background } = this.#options
-    const ctx = this.#handlerCtx()
     if (event.name === 'containerd.events.TaskExit') {
       const { container_id: containerId, id, exit_status: exitStatus, exited_at: exitedAt } = event.message
       // An exec's end is waited for by who started it.
       if (id !== containerId && id !== '') return
-      if (deps.sandboxes.get(containerId) !== undefined) background.run('handle the exit of a pod sandbox', this.#sandboxExit(ctx, containerId))
-      else background.run('handle the exit of a container', this.#containerExit(ctx, containerId, exitStatus, toNanoseconds(exitedAt)))
+      // One that RunPodSandbox is making has only its name reserved yet.
+      if (deps.sandboxes.get(containerId) !== undefined || deps.sandboxNames.holds(containerId)) background.run('handle the exit of a pod sandbox', this.#sandboxExit(containerId))
+      else background.run('handle the exit of a container', this.#containerExit(containerId, { exitStatus, exitedAt: toNanoseconds(exitedAt) }))
     } else if (event.name === 'containerd.events.TaskOOM') {
       background.run('note an out-of-memory kill', handleOom(deps.container, event.message.container_id))
     } else if (event.name.startsWith('containerd.services.images.')) {
-      background.run('follow an image', this.#options.imageChanged(ctx, (event.message as { readonly name: string }).name))
+      background.run('follow an image', this.#options.imageChanged(this.#handlerCtx(), (event.message as { readonly name: string }).name))
     }
   }
 
   /** A container that is being started is not in the way: its exit waits for its start (both hold the task). */
-  async #containerExit(ctx: Ctx, id: string, exitStatus: number, exitedAt: bigint): Promise<void> {
-    if (this.#options.deps.containers.get(id) === undefined) return
-    await handleExit(this.#options.deps.container, ctx, id, { exitStatus, exitedAt })
+  async #containerExit(id: string, exit: TaskExit): Promise<void> {
+    const { deps } = this.#options
+    if (deps.containers.get(id) === undefined) return
+    this.#ending.add(id)
+    try {
+      await this.#persistently('record the end of a container', id, async (ctx) => handleExit(deps.container, ctx, id, exit))
+    } finally {
+      this.#ending.delete(id)
+    }
   }
 
-  async #sandboxExit(ctx: Ctx, id: string): Promise<void> {
+  async #sandboxExit(id: string): Promise<void> {
     const { deps } = this.#options
-    await deps.sandbox.teardown.destroy(ctx, id)
-    deps.sandboxes.update(id, (now) => (now.state === 'notready' ? now : { ...now, state: 'notready', pid: 0 }))
+    const ended = (now: Sandbox): Sandbox => (now.state === 'notready' && now.pid === 0 ? now : { ...now, state: 'notready', pid: 0 })
+    deps.sandboxes.update(id, ended)
+    // RunPodSandbox holds the mutex until the sandbox is in the store, or was undone.
+    await deps.mutex.run(id, async () => {
+      if (deps.sandboxes.update(id, ended) === undefined) return
+      await this.#persistently('delete the task of a pod sandbox that ended', id, async (ctx) => void await deps.sandbox.teardown.destroy(ctx, id))
+    }, this.#options.ctx.signal)
+  }
+
+  /** An end is told once: while containerd is away or its shim hangs this tries again, until it is done or the service stops. */
+  async #persistently(what: string, id: string, work: (ctx: Ctx) => Promise<void>): Promise<void> {
+    const { ctx } = this.#options
+    for (let delayMs = 250; ; delayMs = Math.min(delayMs * 2, longestRetryMs)) {
+      try {
+        await work(this.#handlerCtx())
+        return
+      } catch (error) {
+        ctx.log.warn({ err: error, container: id, retryInMs: delayMs }, `cannot ${what}`)
+      }
+      await pause(delayMs, ctx.signal).catch(() => undefined)
+      if (ctx.signal.aborted) return
+    }
   }
 
   #handlerCtx(): Ctx {
@@ -142,7 +171,7 @@ export class Lifecycle {
       const present = await this.#load(ctx, first && ours)
       if (first && ours) {
         await removeOrphans(deps.container, ctx, present)
-        for (const stuck of await undoHalfMade(deps.sandbox, ctx, this.#snapshotterOf, present)) this.#adopt(stuck)
+        for (const stuck of await undoHalfMade(deps.sandbox, ctx, present)) this.#adopt(ctx, stuck)
       }
       if (first) await this.#options.removeLeftovers(ctx)
     } finally {
@@ -150,8 +179,6 @@ export class Lifecycle {
     }
     this.#first = false
   }
-
-  readonly #snapshotterOf = (handler: string): string => this.#options.deps.sandbox.runtime(handler).snapshotter
 
   /**
    * Whether the service's directory speaks of this containerd. With another one (`--containerd` changed, containerd's root wiped) every
@@ -176,7 +203,7 @@ export class Lifecycle {
   /** Takes over what is in containerd; returns the ids. */
   async #load(ctx: Ctx, undo: boolean): Promise<Set<string>> {
     const { deps, containerd, background } = this.#options
-    if (undo) for (const stuck of await undoHalfMade(deps.sandbox, ctx, this.#snapshotterOf)) this.#adopt(stuck)
+    if (undo) for (const stuck of await undoHalfMade(deps.sandbox, ctx)) this.#adopt(ctx, stuck)
     const [records, taskList] = await Promise.all([containerd.containers.list(ctx), containerd.tasks.list(ctx), this.#options.reloadImages(ctx)])
     const tasks = new Map<string, TaskProcess>()
     for (const task of await Promise.all(taskList.map((listed) => this.#answered(ctx, listed)))) if (task !== undefined) tasks.set(task.containerId, task)
@@ -198,7 +225,9 @@ export class Lifecycle {
     }
     for (const container of deps.containers.values()) if (!present.has(container.id)) await this.#vanished(ctx, container.id)
     for (const sandbox of deps.sandboxes.values()) {
-      if (!present.has(sandbox.id) && sandbox.state === 'ready') deps.sandboxes.update(sandbox.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
+      if (present.has(sandbox.id) || sandbox.state !== 'ready') continue
+      // Asked again: a call that was under way may have made it since the list was taken.
+      if (await containerd.containers.get(ctx, sandbox.id) === undefined) deps.sandboxes.update(sandbox.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
     }
     for (const sandbox of deps.sandboxes.values()) present.add(sandbox.id)
     return present
@@ -244,7 +273,7 @@ export class Lifecycle {
       const netns = sandboxFromRecord(record, task, false).metadata.netnsPath
       // Without the namespace (a reboot, somebody unmounted it) there may still be addresses to give back.
       const networkDown = netns !== '' && !running && !await this.#options.netnsExists(netns) && !(await this.#options.attachedToNetworks()).has(record.id)
-      this.#adopt(sandboxFromRecord(record, task, networkDown))
+      this.#adopt(ctx, sandboxFromRecord(record, task, networkDown))
     } else if (known.state === 'ready' && !running) deps.sandboxes.update(record.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
     if (!running && task !== undefined) await deps.sandbox.teardown.destroy(ctx, record.id)
   }
@@ -255,9 +284,11 @@ export class Lifecycle {
     // A created one with a task: its shim was silent when it was to be recovered.
     if (known === undefined || (known.status.state === 'created' && !known.starting && task !== undefined)) {
       if (known === undefined && deps.containerNames.holds(record.id)) return
-      if (await recoverContainer(deps.container, ctx, record, task)) {
+      try {
+        await recoverContainer(deps.container, ctx, record, task)
+      } finally {
         const recovered = deps.containers.get(record.id)
-        if (recovered !== undefined) deps.containerNames.reserve(recovered.metadata.name, recovered.id)
+        if (recovered !== undefined) this.#reserve(ctx, deps.containerNames, recovered)
       }
       return
     }
@@ -266,14 +297,22 @@ export class Lifecycle {
       await deps.container.teardown.destroy(ctx, record.id)
       return
     }
-    if (known.status.state !== 'running') return
+    if (known.status.state !== 'running' || this.#ending.has(record.id)) return
     if (task?.state === 'stopped') await handleExit(deps.container, ctx, record.id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
-    else if (task === undefined) {
+    else if (task === undefined) await this.#lost(ctx, record.id)
+  }
+
+  /** Its task was not in the list. A start that was under way then is over by now, and its task is there. */
+  async #lost(ctx: Ctx, id: string): Promise<void> {
+    const { deps, containerd } = this.#options
+    await deps.container.teardown.exclusive(id, async () => {
+      const known = deps.containers.get(id)
+      if (known?.status.state !== 'running' || await containerd.tasks.get(ctx, id) !== undefined) return
       await finish(deps.container, ctx, known, {
         exitCode: 255, finishedAt: BigInt(Date.now()) * 1_000_000n, oomKilled: known.oomKilled, reason: 'Unknown',
         message: 'the container\'s shim died while containerd was away: its exit code is not known',
       })
-    }
+    }, ctx.signal)
   }
 
   /** Somebody removed its record behind our back: there is nothing left to report on. */
@@ -281,6 +320,8 @@ export class Lifecycle {
     const { deps } = this.#options
     const container = deps.containers.get(id)
     if (container === undefined || container.removing || container.starting) return
+    // Asked again: a call that was under way may have made it since the list was taken.
+    if (await this.#options.containerd.containers.get(ctx, id) !== undefined) return
     ctx.log.warn({ container: id }, 'the container is gone from containerd: it was removed by somebody else')
     await deps.container.io.closeLog(id)
     deps.container.stdin.release(id)
@@ -290,9 +331,18 @@ export class Lifecycle {
     deps.containerNames.release(container.metadata.name, id)
   }
 
-  #adopt(sandbox: Sandbox): void {
+  #adopt(ctx: Ctx, sandbox: Sandbox): void {
     const { deps } = this.#options
     deps.sandboxes.put(sandbox)
-    deps.sandboxNames.reserve(sandbox.metadata.name, sandbox.id)
+    this.#reserve(ctx, deps.sandboxNames, sandbox)
+  }
+
+  /** Two of one name are made by nobody but another client of containerd, and both are listed. */
+  #reserve(ctx: Ctx, names: Deps['sandboxNames'], { id, metadata }: { readonly id: string; readonly metadata: { readonly name: string } }): void {
+    try {
+      names.reserve(metadata.name, id)
+    } catch (error) {
+      ctx.log.error({ err: error, container: id, name: metadata.name }, 'two pods or containers in containerd have one name: remove one of them')
+    }
   }
 }

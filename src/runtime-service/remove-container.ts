@@ -7,7 +7,7 @@ import type { Ctx } from '../observability/context.ts'
 import type { Container } from '../state/records.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'containerNames' | 'sandboxes' | 'mutex'>
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'containerNames' | 'mutex'>
 
 /** RemoveContainer: kills the container if it still runs, removes everything of it. Idempotent; OK for one that does not exist. */
 export async function removeContainer(deps: Deps, ctx: Ctx, request: RemoveContainerRequest): Promise<Init<RemoveContainerResponse>> {
@@ -20,8 +20,7 @@ export async function removeContainer(deps: Deps, ctx: Ctx, request: RemoveConta
     deps.containers.update(container.id, (now) => ({ ...now, removing: true }))
     try {
       await stopContainer(deps.container, ctx, container, 0)
-      const handler = deps.sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''
-      await remove(deps.container, ctx, container, deps.container.runtime(handler).snapshotter)
+      await remove(deps.container, ctx, container)
       forgetContainer(deps, container)
     } finally {
       // Only what could not be removed is still there: the next try may have it.

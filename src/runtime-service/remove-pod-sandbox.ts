@@ -17,15 +17,14 @@ export async function removePodSandbox(deps: Deps, ctx: Ctx, request: RemovePodS
     const sandbox = deps.sandboxes.get(found.id)
     if (sandbox === undefined) return
     await stopHeld(deps, ctx, sandbox)
-    const { snapshotter } = deps.sandbox.runtime(sandbox.metadata.runtimeHandler)
     for (const container of deps.containers.values()) {
       if (container.metadata.sandboxId !== sandbox.id) continue
       await deps.mutex.run(container.id, async () => {
-        await removeContainer(deps.container, ctx, container, snapshotter)
+        await removeContainer(deps.container, ctx, container)
         forgetContainer(deps, container)
       }, ctx.signal)
     }
-    await removeSandbox(deps.sandbox, ctx, sandbox, snapshotter)
+    await removeSandbox(deps.sandbox, ctx, sandbox)
     deps.sandboxes.delete(sandbox.id)
     deps.sandboxNames.release(sandbox.metadata.name, sandbox.id)
   }, ctx.signal)

@@ -3,6 +3,7 @@ import { failedPrecondition } from '../errors/cri-error.ts'
 import type { StartContainerRequest, StartContainerResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
+import type { Sandbox } from '../state/records.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
 type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'mutex' | 'operation'>
@@ -12,9 +13,13 @@ export async function startContainer(deps: Deps, ctx: Ctx, request: StartContain
   const found = deps.containers.find(request.container_id)
   await deps.mutex.run(found.id, async () => {
     const container = deps.containers.find(found.id)
-    const sandbox = deps.sandboxes.get(container.metadata.sandboxId)
-    if (sandbox?.state !== 'ready') throw failedPrecondition(`container ${container.id} cannot be started: its pod sandbox ${container.metadata.sandboxId} is not ready`, { reason: 'SandboxNotReady' })
-    await start(deps.container, ctx, deps.operation('StartContainer'), container, sandbox.metadata.runtimeHandler)
+    const { sandboxId } = container.metadata
+    const readySandbox = (): Sandbox => {
+      const sandbox = deps.sandboxes.get(sandboxId)
+      if (sandbox?.state !== 'ready') throw failedPrecondition(`container ${container.id} cannot be started: its pod sandbox ${sandboxId} is not ready`, { reason: 'SandboxNotReady' })
+      return sandbox
+    }
+    await start(deps.container, ctx, deps.operation('StartContainer'), container, readySandbox().metadata.runtimeHandler, () => void readySandbox())
   }, ctx.signal)
   return {}
 }

@@ -35,5 +35,10 @@ export async function readIntent(layout: Layout, id: string, made = false): Prom
   if (value === null || typeof value !== 'object') return undefined
   const { name, config, netnsPath, runtimeHandler } = value as Readonly<Record<string, unknown>>
   if (typeof name !== 'string' || typeof netnsPath !== 'string' || typeof runtimeHandler !== 'string') return undefined
-  return { id, name, netnsPath, runtimeHandler, config: fromGoJson('runtime.v1.PodSandboxConfig', config) }
+  try {
+    return { id, name, netnsPath, runtimeHandler, config: fromGoJson('runtime.v1.PodSandboxConfig', config) }
+  } catch {
+    // One that cannot be read must not keep the service from starting.
+    return undefined
+  }
 }

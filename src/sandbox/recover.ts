@@ -46,7 +46,7 @@ export async function knownDirectories(dir: string): Promise<string[]> {
  * Undoes the sandboxes that a crash cut off half-way, and with `present` those whose record containerd does not have (any more). Returns those
  * that could not be undone, as sandboxes that are not ready: they are listed, so that the kubelet stops and removes them, which tries again.
  */
-export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, snapshotterOf: (handler: string) => string, present?: ReadonlySet<string>): Promise<Sandbox[]> {
+export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, present?: ReadonlySet<string>): Promise<Sandbox[]> {
   const { layout } = deps
   const stuck: Sandbox[] = []
   const ids = new Set([...await knownDirectories(layout.sandboxesDir()), ...await knownDirectories(layout.sandboxesStateDir())])
@@ -58,7 +58,7 @@ export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, snapshotterOf: (
     try {
       await deps.teardown.destroy(ctx, id)
       if (intent !== undefined) await takeNetworkDown(deps, ctx.signal, intent)
-      await removeSandbox(deps, ctx, { id }, snapshotterOf(intent?.runtimeHandler ?? ''))
+      await removeSandbox(deps, ctx, { id })
     } catch (error) {
       ctx.signal.throwIfAborted()
       ctx.log.error({ err: error, sandbox: id }, 'cannot undo a sandbox; it is listed as not ready and its removal tries again')

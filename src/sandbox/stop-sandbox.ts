@@ -1,27 +1,31 @@
-import { join } from '../concurrency/join.ts'
-import { type Ctx, withSignal } from '../observability/context.ts'
+import type { Ctx } from '../observability/context.ts'
 import type { Sandbox } from '../state/records.ts'
 import type { SandboxDeps } from './deps.ts'
 import { cniPod } from './network.ts'
 
 /**
  * Ends the pause process and takes the network down, side by side: the process needs no network to die. Idempotent. When the network
- * cannot be taken down the namespace stays for the next try, so that the plugins can still find what they made.
+ * cannot be taken down the namespace stays for the next try, so that the plugins can still find what they made. Before it does anything else the
+ * sandbox is not ready any more: no container is made or started in it from then on.
  */
 export async function stopSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Sandbox): Promise<void> {
   const { id, metadata } = sandbox
-  await join<[void, void]>(ctx.signal, [
-    async (signal) => {
-      await deps.teardown.destroy(withSignal(ctx, signal), id)
-      deps.sandboxes.update(id, (now) => (now.state === 'notready' && now.pid === 0 ? now : { ...now, state: 'notready', pid: 0 }))
-    },
-    async (signal) => {
-      if (sandbox.networkDown) return
-      await takeNetworkDown(deps, signal, metadata)
-      deps.sandboxes.update(id, (now) => ({ ...now, networkDown: true }))
-    },
-  ])
+  deps.sandboxes.update(id, (now) => (now.state === 'notready' ? now : { ...now, state: 'notready' }))
+  // Neither is stopped by the failure of the other: a deletion that is cut off is worse than one that is made in vain.
+  const results = await Promise.allSettled([endPause(deps, ctx, id), endNetwork(deps, ctx, sandbox.networkDown, metadata)])
+  for (const result of results) if (result.status === 'rejected') throw result.reason
   await deps.host.unmount(deps.layout.sandboxShm(id))
+}
+
+async function endPause(deps: SandboxDeps, ctx: Ctx, id: string): Promise<void> {
+  await deps.teardown.destroy(ctx, id)
+  deps.sandboxes.update(id, (now) => (now.pid === 0 ? now : { ...now, pid: 0 }))
+}
+
+async function endNetwork(deps: SandboxDeps, ctx: Ctx, down: boolean, metadata: Sandbox['metadata']): Promise<void> {
+  if (down) return
+  await takeNetworkDown(deps, ctx.signal, metadata)
+  deps.sandboxes.update(metadata.id, (now) => ({ ...now, networkDown: true }))
 }
 
 /** CNI DEL, then the namespace. Idempotent. */
@@ -32,11 +36,12 @@ export async function takeNetworkDown(deps: SandboxDeps, signal: AbortSignal, me
 }
 
 /** Deletes everything that a stopped sandbox left: container record, snapshot, files. Idempotent. */
-export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<Sandbox, 'id'>, snapshotter: string): Promise<void> {
+export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<Sandbox, 'id'>): Promise<void> {
   const { id } = sandbox
   await deps.teardown.destroy(ctx, id)
-  // The snapshot goes first: while the record is there, a failure in between is found again.
-  await deps.containerd.snapshots.remove(ctx, snapshotter, id)
+  // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
+  const record = await deps.containerd.containers.get(ctx, id)
+  if (record !== undefined && record.snapshotter !== '') await deps.containerd.snapshots.remove(ctx, record.snapshotter, id)
   await deps.host.unmount(deps.layout.sandboxShm(id))
   await deps.host.removeTree(deps.layout.sandboxStateDir(id))
   await deps.containerd.containers.delete(ctx, id)

@@ -3,7 +3,6 @@ import type { CniStatus } from '../../cni/status.ts'
 import type { Settings } from '../../config/settings.ts'
 import type { Logger } from '../../observability/logger.ts'
 import type { Metrics } from '../../observability/metrics.ts'
-import { runtimeSettings } from './runtimes.ts'
 
 /** The pod networks: one manager per CNI directory that the default settings or a runtime handler name. */
 export class Networks {
@@ -30,8 +29,8 @@ export class Networks {
     return own === undefined || own.cniConfDir === '' ? { confDir: cni.confDir, maxConfNum: cni.maxConfNum } : { confDir: own.cniConfDir, maxConfNum: own.cniMaxConfNum }
   }
 
+  /** For a handler that is not configured any more the default one's: it still finds in CNI's records what a pod is attached to. */
   of(handler: string): CniManager {
-    runtimeSettings(this.#settings, handler)
     const { confDir, maxConfNum } = this.#directory(handler)
     const manager = this.#managers.get(`${confDir}\n${maxConfNum}`)
     if (manager === undefined) throw new TypeError(`no CNI manager for ${confDir}`)
