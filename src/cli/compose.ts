@@ -63,7 +63,7 @@ import { versions } from './version-info.ts'
 import { registerGauges } from './wiring/gauges.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
-import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
+import { runtimeSettings, sandboxRuntime, snapshotterOfPods, usesSystemdCgroup } from './wiring/runtimes.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
 
@@ -152,7 +152,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
   const usage = new ContainerUsage({
     cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
-    snapshotterOf: (container) => snapshotterOf(sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
+    snapshotterOf: (container) => snapshotterOfPods(settings, sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
   })
   containers.listen((before, after) => {
     if (before !== undefined && after === undefined) usage.forget(before.id)

@@ -1,4 +1,4 @@
-import { withDeadline } from '../concurrency/deadline.ts'
+import { pause, withDeadline } from '../concurrency/deadline.ts'
 import type { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import { Code, CriError, isNotFound } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
@@ -7,6 +7,9 @@ import type { TaskExit, TasksService } from './tasks.ts'
 const sigkill = 9
 /** A process that is still there this long after SIGKILL hangs in the kernel. */
 const afterKillMs = 60_000
+/** containerd asks a dead shim's binary to clean up; between two looks whether it has. */
+const afterShimMs = 10_000
+const pollMs = 20
 
 /**
  * Ends tasks so that nothing of them stays. Every Tasks.Delete of this service goes through one mutex per task, because two at once
@@ -35,8 +38,22 @@ export class TaskTeardown {
   async destroyHeld(ctx: Ctx, id: string): Promise<TaskExit | undefined> {
     const task = await this.#tasks.get(ctx, id)
     if (task === undefined) return undefined
-    if (task.state !== 'stopped') await this.#kill(ctx, id, task.pid)
-    return this.#tasks.delete(ctx, id)
+    try {
+      if (task.state !== 'stopped') await this.#kill(ctx, id, task.pid)
+      return await this.#tasks.delete(ctx, id)
+    } catch (error) {
+      if (!saysShimGone(error)) throw error
+      return this.#forgotten(ctx, id, error)
+    }
+  }
+
+  /** The shim has ended by itself, as it does when a task cannot be created: containerd clears up after it, which takes a moment. */
+  async #forgotten(ctx: Ctx, id: string, error: unknown): Promise<undefined> {
+    const deadlineMs = performance.now() + afterShimMs
+    while (await this.#tasks.get(ctx, id) !== undefined) {
+      if (performance.now() > deadlineMs) throw error
+      await pause(pollMs, ctx.signal)
+    }
   }
 
   async #kill(ctx: Ctx, id: string, pid: number): Promise<void> {
@@ -62,4 +79,9 @@ export class TaskTeardown {
       throw new CriError(Code.DEADLINE_EXCEEDED, `container ${id} is still there ${afterKillMs / 1000} s after SIGKILL: a process in it (pid ${pid}) hangs in the kernel, often on a dead network file system; see "cat /proc/${pid}/stack"`, { reason: 'Unkillable', cause: error })
     }
   }
+}
+
+/** What containerd answers when the connection to the shim breaks under a call. */
+function saysShimGone(error: unknown): boolean {
+  return error instanceof CriError && error.code === Code.INTERNAL && /ttrpc: closed/.test(error.message)
 }

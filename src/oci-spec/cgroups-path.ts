@@ -19,6 +19,7 @@ export interface CgroupsPathInput {
  */
 export function cgroupsPath({ cgroupParent, systemdCgroup, id }: CgroupsPathInput): string {
   if (cgroupParent === '') return systemdCgroup ? `system.slice:cri-containerd:${id}` : join(DEFAULT_PARENT, id)
+  if (cgroupParent.split('/').includes('..')) throw invalidArgument(`cgroup_parent ${JSON.stringify(cgroupParent)} must not contain ".."`)
   const base = basename(cgroupParent)
   if (base.endsWith('.slice')) return `${base}:cri-containerd:${id}`
   if (systemdCgroup) {

@@ -9,7 +9,7 @@ import { startSandbox } from '../sandbox/start-sandbox.ts'
 import { sandboxName } from '../state/name-index.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 import { newId } from './ids.ts'
-import { checkLabels, checkNamespaces, sandboxMetadata } from './validate.ts'
+import { checkLabels, checkNamespaces, checkPortMappings, sandboxMetadata } from './validate.ts'
 
 type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'sandboxes' | 'sandboxNames' | 'mutex' | 'operation' | 'pauseImage'>
 
@@ -23,6 +23,7 @@ export async function runPodSandbox(deps: Deps, ctx: Ctx, request: RunPodSandbox
   if (config === null) throw new TypeError('checked above')
   checkLabels(config.labels, 'config.labels')
   checkNamespaces(config)
+  checkPortMappings(config)
   podHostname(config)
   if (config.dns_config !== null) resolvConf(config.dns_config)
   deps.sandbox.runtime(request.runtime_handler)

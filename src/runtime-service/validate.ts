@@ -1,5 +1,6 @@
+import { isIP } from 'node:net'
 import { invalidArgument } from '../errors/cri-error.ts'
-import { type ContainerConfig, type ContainerMetadata, NamespaceMode, type PodSandboxConfig, type PodSandboxMetadata } from '../generated/cri.ts'
+import { type ContainerConfig, type ContainerMetadata, NamespaceMode, type PodSandboxConfig, type PodSandboxMetadata, Protocol } from '../generated/cri.ts'
 
 /** containerd refuses longer labels with a message that names neither pod nor label. */
 const maxLabelBytes = 4096
@@ -45,5 +46,21 @@ export function checkNamespaces(config: PodSandboxConfig): void {
   if (options.network === NamespaceMode.CONTAINER) throw invalidArgument('namespace_options.network: a pod has one network namespace (POD) or none of its own (NODE)')
   if (options.network === NamespaceMode.NODE && config.port_mappings.some((mapping) => mapping.host_port > 0 && mapping.host_port !== mapping.container_port)) {
     throw invalidArgument('port_mappings: a pod on the host network cannot map a host port to another container port')
+  }
+}
+
+const protocols: ReadonlySet<number> = new Set(Object.values(Protocol))
+
+/**
+ * What a pod asks of its ports that cannot be. Plugins find that out too late: portmap refuses to undo what it refused to do, and the pod could
+ * never be removed.
+ */
+export function checkPortMappings(config: PodSandboxConfig): void {
+  for (const [index, { protocol, container_port: containerPort, host_port: hostPort, host_ip: hostIp }] of config.port_mappings.entries()) {
+    const field = `port_mappings[${index}]`
+    if (!protocols.has(protocol)) throw invalidArgument(`${field}.protocol: ${protocol} is no protocol of CRI`)
+    if (hostPort < 0 || hostPort > 65_535) throw invalidArgument(`${field}.host_port: ${hostPort} is no port; 1 to 65535, or 0 for none`)
+    if (containerPort < (hostPort > 0 ? 1 : 0) || containerPort > 65_535) throw invalidArgument(`${field}.container_port: ${containerPort} is no port; 1 to 65535`)
+    if (hostIp !== '' && isIP(hostIp) === 0) throw invalidArgument(`${field}.host_ip: ${JSON.stringify(hostIp)} is no IP address`)
   }
 }

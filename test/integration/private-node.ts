@@ -28,8 +28,8 @@ export interface PrivateNodeOptions {
   readonly criSettings?: string
   /** TOML at the end of the file. */
   readonly config?: string
-  /** Changes the configuration that cri-shim gets; containerd keeps its own. */
-  readonly editConfig?: (toml: string) => string
+  /** Makes what cri-shim's configuration needs below `dir` and changes the configuration; containerd keeps its own. */
+  readonly editConfig?: (toml: string, dir: string) => Promise<string>
   /** Adds images to those of the catalogue. */
   readonly images?: (content: ContentDir) => Promise<void>
   readonly registry?: Pick<RegistryOptions, 'auth'>
@@ -71,7 +71,7 @@ export async function startNode(options: PrivateNodeOptions = {}): Promise<Priva
     const { dualStack = false, criSettings = '', config = '' } = options
     const containerd = stack.use(await startContainerd({ dir, certsDir, sandboxImage, dualStack, criSettings, config }))
     const toml = await readFile(containerd.configFile, 'utf8')
-    await writeFile(configFile, options.editConfig?.(toml) ?? toml)
+    await writeFile(configFile, await options.editConfig?.(toml, dir) ?? toml)
     const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile, args: ['--log-level', 'debug'] }))
     const cri = stack.use(connectCri(shim.socket))
     const api = stack.adopt(new ContainerdApi({ address: `unix://${containerd.socket}`, metrics: createMetrics() }), (client) => client.close())

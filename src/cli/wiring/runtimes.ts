@@ -20,6 +20,12 @@ export function sandboxRuntime(settings: Settings, handler: string): SandboxRunt
   }
 }
 
+/** Where the containers of a handler are, also of one that is not configured any more: then it is as good a guess as there is. */
+export function snapshotterOfPods(settings: Settings, handler: string): string {
+  const own = settings.runtimes[handler === '' ? settings.defaultRuntimeName : handler]?.snapshotter ?? ''
+  return own === '' ? settings.snapshotter : own
+}
+
 /** Whether containers of the default runtime handler are in cgroups that systemd manages. */
 export function usesSystemdCgroup(runtime: RuntimeSettings): boolean {
   return runtime.options.kind === 'runc' && runtime.options.systemdCgroup
