@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bandwidthFromAnnotations } from '../cni/bandwidth.ts'
 import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
+import { KeyedQueues } from '../concurrency/keyed-queues.ts'
 import { Operation } from '../concurrency/operation.ts'
 import type { Settings } from '../config/settings.ts'
 import { ImageUsers } from '../container/image-users.ts'
@@ -67,6 +68,9 @@ import { runtimeSettings, sandboxRuntime, snapshotterOfPods, usesSystemdCgroup }
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
 
+/** A pod's shim (containerd 1.6, 1.7) misses exits for up to a minute when some thirty commands of one pod start at once. */
+const execStartLimits = { concurrency: 8, maxWaiting: 1000 }
+
 /** The composition root: every part is made here, once, and given what it needs. */
 export async function composeService(settings: Settings, log: Logger, metrics: Metrics): Promise<Service> {
   const { shim } = settings
@@ -124,7 +128,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     },
     sandboxSpec: specs.sandbox, labels: mergedLabels,
   }
-  const containerDeps: ContainerDeps = { containerd, teardown, host, io, stdin, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
+  const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
+  const containerDeps: ContainerDeps = { containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
 
   const unpacker = new ImageUnpacker({ containerd, platform })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))

@@ -1,3 +1,4 @@
+import type { KeyedQueues } from '../concurrency/keyed-queues.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import type { TaskTeardown } from '../containerd/task-teardown.ts'
 import type { Any, Mount } from '../generated/containerd.ts'
@@ -71,6 +72,8 @@ export interface ContainerDeps {
   readonly host: ContainerHost
   readonly io: IoWorker
   readonly stdin: StdinHolders
+  /** The starts of commands, by pod. */
+  readonly execStarts: KeyedQueues
   readonly layout: Layout
   readonly containers: Store<Container>
   readonly settings: ContainerSettings

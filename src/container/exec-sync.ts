@@ -17,6 +17,8 @@ const sigkill = 9
 const limitBytes = 16 * 1024 * 1024
 /** A killed process that has not been reaped by then hangs in the kernel. */
 const afterKillMs = 10_000
+/** As long as a timer can be, almost 25 days: one that is set to more goes off at once. */
+const longestTimerMs = 2 ** 31 - 1
 
 export interface ExecSyncResult {
   readonly stdout: Buffer
@@ -44,7 +46,7 @@ export async function execSync(deps: ContainerDeps, ctx: Ctx, operation: Operati
       }),
       () => operation.step('add command', async () => run.add(await makeProcess(), fifos)),
     ])
-    await operation.step('start command', () => run.start())
+    await operation.step('start command', () => deps.execStarts.run(container.metadata.sandboxId, () => run.start(), ctx.signal))
     const exit = await operation.step('run command', () => run.wait(options.timeoutMs, container.status.pid, options.command))
     const [output] = await Promise.all([operation.step('read output', () => run.output(deps.settings.drainExecSyncIoTimeoutMs)), operation.step('remove command', () => run.remove())])
     return { ...output, exitCode: exit.exitStatus }
@@ -72,35 +74,41 @@ class ExecRun {
     this.#execId = execId
   }
 
+  /** Not ended by the caller's signal, and `start` neither: containerd may go on with what it was asked, and then nobody would know of the process. */
   async add(spec: Init<Any>, fifos: { readonly stdin: string; readonly stdout: string; readonly stderr: string }): Promise<void> {
+    this.#ctx.signal.throwIfAborted()
     this.#added = true
     try {
-      await this.#deps.containerd.tasks.exec(this.#ctx, { containerId: this.#id, execId: this.#execId, ...fifos, terminal: false, spec })
+      await this.#deps.containerd.tasks.exec(this.#detached(), { containerId: this.#id, execId: this.#execId, ...fifos, terminal: false, spec })
     } catch (error) {
-      throw this.#explained(error)
+      throw await this.#explained(error)
     }
   }
 
   async start(): Promise<void> {
     const { tasks } = this.#deps.containerd
+    this.#ctx.signal.throwIfAborted()
     try {
-      // Not ended by the caller's signal: the clean-up waits on it after a cancelled call.
-      this.#exit = tasks.wait(withSignal(this.#ctx, new AbortController().signal), this.#id, this.#execId)
+      this.#exit = tasks.wait(this.#detached(), this.#id, this.#execId)
       this.#exit.then(() => { this.#exited = true }, () => undefined)
-      this.#pid = await tasks.start(this.#ctx, this.#id, this.#execId)
+      this.#pid = await tasks.start(this.#detached(), this.#id, this.#execId)
     } catch (error) {
-      throw this.#explained(error)
+      throw await this.#explained(error)
     } finally {
       this.capture?.started()
     }
   }
 
-  #explained(error: unknown): unknown {
-    if (this.#deps.containers.get(this.#id)?.status.state !== 'running') return failedPrecondition(`container ${this.#id} ended while the command was being started`, { reason: 'NotRunning', cause: error })
-    if (error instanceof CriError && (error.code === Code.INTERNAL || error.code === Code.NOT_FOUND)) {
-      return invalidArgument(`the command cannot be run in container ${this.#id}: ${messageOf(error)}`, { reason: 'ExecCannotRun', cause: error })
-    }
-    return error
+  #detached(): Ctx {
+    return withSignal(this.#ctx, new AbortController().signal)
+  }
+
+  async #explained(error: unknown): Promise<unknown> {
+    if (!(error instanceof CriError) || (error.code !== Code.INTERNAL && error.code !== Code.NOT_FOUND && error.code !== Code.FAILED_PRECONDITION)) return error
+    // The store hears of the end of a container a moment later.
+    const state = this.#deps.containers.get(this.#id)?.status.state === 'running' ? (await this.#deps.containerd.tasks.get(this.#detached(), this.#id))?.state : undefined
+    if (state !== 'running') return failedPrecondition(`container ${this.#id} ended while the command was being started`, { reason: 'NotRunning', cause: error })
+    return invalidArgument(`the command cannot be run in container ${this.#id}: ${messageOf(error)}`, { reason: 'ExecCannotRun', cause: error })
   }
 
   /** The command has ended: containerd forgets it. */
@@ -111,7 +119,7 @@ class ExecRun {
 
   async wait(timeoutMs: number, containerPid: number, command: readonly string[]): Promise<TaskExit> {
     if (this.#exit === undefined) throw new TypeError('the exec has not been started')
-    const timeout = timeoutMs > 0 ? AbortSignal.timeout(timeoutMs) : undefined
+    const timeout = timeoutMs > 0 ? AbortSignal.timeout(Math.min(timeoutMs, longestTimerMs)) : undefined
     const signal = timeout === undefined ? this.#ctx.signal : AbortSignal.any([timeout, this.#ctx.signal])
     try {
       return await abortable(this.#exit, signal)
@@ -138,7 +146,11 @@ class ExecRun {
     } catch (error) {
       if (!isNotFound(error)) this.#ctx.log.warn({ err: error, container: this.#id }, 'cannot kill a command that took too long')
     }
-    if (this.#pid > 0) await this.#deps.host.killSession({ pid: this.#pid, containerPid })
+    if (this.#pid > 0) {
+      await this.#deps.host.killSession({ pid: this.#pid, containerPid }).catch((error: unknown) => {
+        if (!isNotFound(error)) this.#ctx.log.warn({ err: error, container: this.#id }, 'cannot kill what a command that took too long has started')
+      })
+    }
     if (this.#exit !== undefined) await abortable(this.#exit, ctx.signal).catch((error: unknown) => this.#ctx.log.warn({ err: error, container: this.#id }, 'a killed command is still there'))
   }
 

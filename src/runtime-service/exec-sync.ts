@@ -22,5 +22,19 @@ export async function execSync(deps: Deps, ctx: Ctx, request: ExecSyncRequest): 
     return ociProcessAny(execProcess(spec, { cmd: request.cmd, tty: false }))
   }
   const result = await run(deps.container, ctx, deps.operation('ExecSync'), container, makeProcess, { timeoutMs: seconds * 1000, command: request.cmd })
-  return { stdout: result.stdout, stderr: result.stderr, exit_code: result.exitCode }
+  const { stdout, stderr } = fitting(result.stdout, result.stderr)
+  if (stdout.length + stderr.length < result.stdout.length + result.stderr.length) ctx.log.info({ stdoutBytes: result.stdout.length, stderrBytes: result.stderr.length }, 'the output of a command is cut off to fit an answer')
+  return { stdout, stderr, exit_code: result.exitCode }
+}
+
+/** The kubelet takes no message above 16 MiB; the rest of ExecSyncResponse needs less than 64 bytes. */
+const answerBytes = 16 * 1024 * 1024 - 64
+
+/** Both streams cut off so that they fit one answer. Each has half of it, and what the other leaves. */
+export function fitting(stdout: Buffer, stderr: Buffer): { readonly stdout: Buffer; readonly stderr: Buffer } {
+  const half = answerBytes / 2
+  return {
+    stdout: stdout.subarray(0, Math.max(half, answerBytes - stderr.length)),
+    stderr: stderr.subarray(0, Math.max(half, answerBytes - stdout.length)),
+  }
 }
