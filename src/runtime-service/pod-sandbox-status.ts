@@ -14,7 +14,7 @@ type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'sandboxes' | 'containers' | 'i
 export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandboxStatusRequest): Promise<Init<PodSandboxStatusResponse>> {
   const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
   const { config, ips, runtimeHandler } = sandbox.metadata
-  const options = config.linux?.security_context?.namespace_options ?? { network: NamespaceMode.POD, pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD, target_id: '', userns_options: null }
+  const options = config.linux?.security_context?.namespace_options ?? { network: NamespaceMode.POD, pid: NamespaceMode.POD, ipc: NamespaceMode.POD, target_id: '', userns_options: null }
   const [ip = '', ...additional] = ips
   const answer: Init<PodSandboxStatusResponse> = {
     status: {
