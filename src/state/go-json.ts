@@ -4,7 +4,6 @@ import { criProtos, messageCodec } from '../generated/protos.ts'
 /** The parts of a DescriptorProto that are looked at here. */
 interface Descriptor {
   readonly field: readonly { readonly name: string; readonly type: string; readonly typeName: string; readonly label: string }[]
-  readonly nestedType: readonly { readonly name: string; readonly options?: { readonly mapEntry?: boolean } | null }[]
 }
 
 const wide = new Set(['TYPE_INT64', 'TYPE_UINT64', 'TYPE_SINT64', 'TYPE_FIXED64', 'TYPE_SFIXED64'])
@@ -27,7 +26,7 @@ function convert(messageName: string, message: object): Record<string, unknown> 
     const child = field.type === 'TYPE_MESSAGE' ? field.typeName.replace(/^\./, '') : ''
     const one = (item: unknown): unknown => {
       if (item !== null && typeof item === 'object' && child !== '' && !Buffer.isBuffer(item)) return convert(qualify(messageName, child), item)
-      if (wide.has(field.type)) return Number(item)
+      if (wide.has(field.type)) return integer(String(item))
       return Buffer.isBuffer(item) ? item.toString('base64') : item
     }
     if (field.label === 'LABEL_REPEATED') {
@@ -42,6 +41,22 @@ function convert(messageName: string, message: object): Record<string, unknown> 
     }
   }
   return out
+}
+
+/** A 64-bit integer in full: what JavaScript rounds (the largest one, say) Go would refuse to read. */
+function integer(decimal: string): unknown {
+  const number = Number(decimal)
+  // JSON.rawJSON is in the engine; TypeScript's library has no type for it yet.
+  return Number.isSafeInteger(number) ? number : (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(decimal)
+}
+
+/** Parses what Go's encoding/json wrote: an integer that JavaScript would round stays the string that it is. Throws a SyntaxError. */
+export function parseGoJson(text: string): unknown {
+  return JSON.parse(text, (_key, value: unknown, context?: { readonly source?: string }) => {
+    if (typeof value !== 'number' || Number.isSafeInteger(value)) return value
+    const source = context?.source ?? ''
+    return /^-?\d+$/.test(source) ? source : value
+  })
 }
 
 /** Descriptors name siblings without their package. */

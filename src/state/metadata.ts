@@ -1,7 +1,7 @@
 import type { Any } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
-import { fromGoJson, toGoJson } from './go-json.ts'
+import { fromGoJson, parseGoJson, toGoJson } from './go-json.ts'
 
 /**
  * What containerd keeps for us, in the very keys and layout of its own CRI plugin (containerd internal/cri/store/{sandbox,container}:
@@ -96,7 +96,7 @@ function envelope(typeUrl: string, metadata: object): Init<Any> {
 
 function open(any: Any | undefined): Readonly<Record<string, unknown>> | undefined {
   if (any === undefined) return undefined
-  const document: unknown = JSON.parse(any.value.toString('utf8'))
+  const document: unknown = parseGoJson(any.value.toString('utf8'))
   if (document === null || typeof document !== 'object' || !('Version' in document) || !('Metadata' in document)) throw new TypeError('not a versioned metadata document')
   if (document.Version !== 'v1') throw new TypeError(`metadata version ${String(document.Version)} is not known here`)
   if (document.Metadata === null || typeof document.Metadata !== 'object') throw new TypeError('metadata is empty')

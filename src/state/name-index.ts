@@ -13,6 +13,8 @@ export interface InFlight {
 export class NameIndex {
   readonly #kind: string
   readonly #names = new Map<string, { readonly id: string; inFlight: InFlight | undefined }>()
+  /** How many names an id has. */
+  readonly #ids = new Map<string, number>()
 
   constructor(kind: string) {
     this.#kind = kind
@@ -28,6 +30,7 @@ export class NameIndex {
       const by = held.inFlight === undefined ? `${this.#kind} ${held.id}; remove that first` : `${this.#kind} ${held.id}: ${held.inFlight.describe()}; wait for it`
       throw new CriError(Code.ALREADY_EXISTS, `the name ${name} is reserved for ${by}`, { reason: held.inFlight === undefined ? 'NameTaken' : 'InFlight' })
     }
+    if (held === undefined) this.#ids.set(id, (this.#ids.get(id) ?? 0) + 1)
     this.#names.set(name, { id, inFlight })
   }
 
@@ -39,21 +42,20 @@ export class NameIndex {
 
   /** Gives the name back, if `id` has it. */
   release(name: string, id: string): void {
-    if (this.#names.get(name)?.id === id) this.#names.delete(name)
+    if (this.#names.get(name)?.id !== id) return
+    this.#names.delete(name)
+    const left = (this.#ids.get(id) ?? 1) - 1
+    if (left === 0) this.#ids.delete(id)
+    else this.#ids.set(id, left)
   }
 
   /** Whether a name is reserved for this id, be it made already or under way. */
   holds(id: string): boolean {
-    for (const held of this.#names.values()) if (held.id === id) return true
-    return false
-  }
-
-  idOf(name: string): string | undefined {
-    return this.#names.get(name)?.id
+    return this.#ids.has(id)
   }
 }
 
-/** The part of a name that cannot be told from a separator would make two names one: underscores are what Kubernetes names never hold. */
+/** `pod_namespace_uid_attempt`, as containerd's CRI plugin names sandboxes. The parts can be told apart: names of Kubernetes hold no underscore. */
 export function sandboxName(metadata: { readonly name: string; readonly namespace: string; readonly uid: string; readonly attempt: number }): string {
   return [metadata.name, metadata.namespace, metadata.uid, metadata.attempt].join('_')
 }
