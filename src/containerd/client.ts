@@ -139,10 +139,11 @@ export class ContainerdClient {
     }
   }
 
-  /** A stream both ways (Content.Write). The caller ends or cancels it; errors arrive untranslated, `translate` is for them. */
-  duplex<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options?: CallOptions): grpc.ClientDuplexStream<Init<RequestOf<S, M>>, ResponseOf<S, M>> {
+  /** A stream both ways (Content.Write); a request may be encoded already. The caller ends or cancels it; errors arrive untranslated, `translate` is for them. */
+  duplex<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options?: CallOptions): grpc.ClientDuplexStream<Init<RequestOf<S, M>> | Buffer, ResponseOf<S, M>> {
     const definition = this.#definition(service, method)
-    return this.#bulk.makeBidiStreamRequest(definition.path, definition.requestSerialize, definition.responseDeserialize, this.#metadata(options), {})
+    const serialize = (request: unknown): Buffer => (Buffer.isBuffer(request) ? request : definition.requestSerialize(request))
+    return this.#bulk.makeBidiStreamRequest(definition.path, serialize, definition.responseDeserialize, this.#metadata(options), {})
   }
 
   /** A thrown gRPC failure as a CriError. */

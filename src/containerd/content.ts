@@ -5,6 +5,7 @@ import { content_WriteAction, type content_Info, type content_Status, type conte
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { ContainerdClient } from './client.ts'
+import { messageBytes, WriteMessages } from './write-messages.ts'
 
 export type ContentInfo = content_Info
 export type IngestStatus = content_Status
@@ -107,19 +108,16 @@ const answerMs = 120_000
 const commitMs = 15 * 60_000
 
 /** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
-const maxUnansweredBytes = 8 * 1024 * 1024
-/** Content.Write costs a fixed amount of work per message: small reads are gathered to this size. */
-const messageBytes = 1024 * 1024
+const maxUnansweredBytes = 4 * messageBytes
 
 /** One ingest. Write in order, then commit; `close` in any case. What was written stays for a later writer of the same ref. */
 export class ContentWriter {
   readonly #client: ContainerdClient
   readonly #ctx: Ctx
   readonly #options: WriteOptions
-  readonly #call: grpc.ClientDuplexStream<Init<content_WriteContentRequest>, content_WriteContentResponse>
+  readonly #call: grpc.ClientDuplexStream<Init<content_WriteContentRequest> | Buffer, content_WriteContentResponse>
   readonly #onAbort: () => void
-  #gathered: Uint8Array[] = []
-  #gatheredBytes = 0
+  readonly #messages: WriteMessages
   #sent = 0
   #answered = 0
   #failure: Error | undefined
@@ -131,10 +129,12 @@ export class ContentWriter {
     this.#client = client
     this.#ctx = ctx
     this.#options = options
+    this.#messages = new WriteMessages(options.ref)
     this.#call = client.duplex(service, 'Write', { lease: options.lease })
     this.#call.on('data', (answer: content_WriteContentResponse) => {
       this.#lastAnswer = answer
       this.#answered = Number(answer.offset)
+      this.#messages.answered(this.#answered)
       this.#settle()
     })
     this.#call.on('error', (error) => this.#fail(client.translate(this.#ctx.signal.aborted ? this.#ctx.signal.reason : error, service, 'Write', options.digest)))
@@ -145,7 +145,7 @@ export class ContentWriter {
 
   /** Bytes in the ingest so far, those gathered but not sent included. */
   get offsetBytes(): number {
-    return this.#sent + this.#gatheredBytes
+    return this.#sent + this.#messages.filledBytes
   }
 
   async open(): Promise<void> {
@@ -157,30 +157,23 @@ export class ContentWriter {
 
   /** Takes the next bytes. Resolves when more may come. */
   async write(chunk: Uint8Array): Promise<void> {
-    this.#gathered.push(chunk)
-    this.#gatheredBytes += chunk.length
-    if (this.#gatheredBytes >= messageBytes) await this.#flush()
+    for (let at = 0; at < chunk.length;) {
+      at += this.#messages.take(at === 0 ? chunk : chunk.subarray(at))
+      if (this.#messages.isFull) await this.#flush()
+    }
   }
 
   async #flush(): Promise<void> {
-    if (this.#gatheredBytes > 0) {
-      const data = this.#gathered.length === 1 && this.#gathered[0] !== undefined ? this.#gathered[0] : Buffer.concat(this.#gathered)
-      this.#gathered = []
-      this.#gatheredBytes = 0
-      // One message must stay below containerd's receive limit whatever size the caller hands over.
-      for (let at = 0; at < data.length; at += 4 * messageBytes) {
-        const part = data.subarray(at, at + 4 * messageBytes)
-        this.#send({ action: content_WriteAction.WRITE, ref: this.#options.ref, offset: String(this.#sent), data: part })
-        this.#sent += part.length
-        await this.#until(() => this.#sent - this.#answered <= maxUnansweredBytes)
-      }
-    }
+    if (this.#messages.filledBytes === 0) return
+    const { message, endBytes } = this.#messages.finish(this.#sent)
+    this.#send(message)
+    this.#sent = endBytes
+    await this.#until(() => this.#sent - this.#answered <= maxUnansweredBytes)
   }
 
   /** Drops what was written and begins anew: for an ingest whose earlier bytes turned out to be wrong. */
   async truncate(): Promise<void> {
-    this.#gathered = []
-    this.#gatheredBytes = 0
+    this.#messages.clear()
     await this.#until(() => this.#answered === this.#sent)
     this.#lastAnswer = undefined
     this.#send({ action: content_WriteAction.WRITE, ref: this.#options.ref, offset: '0', data: Buffer.alloc(0) })
@@ -213,13 +206,12 @@ export class ContentWriter {
     if (this.#closed) return
     this.#closed = true
     this.#ctx.signal.removeEventListener('abort', this.#onAbort)
-    this.#gathered = []
     this.#call.end()
     this.#call.cancel()
     this.#call.on('error', () => undefined)
   }
 
-  #send(message: Init<content_WriteContentRequest>): void {
+  #send(message: Init<content_WriteContentRequest> | Buffer): void {
     if (this.#failure !== undefined) throw this.#failure
     this.#call.write(message)
   }

@@ -1,6 +1,7 @@
 import type { Any } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import { packAny } from './any.ts'
+import { varint } from './varint.ts'
 
 /** The options of a runtime handler, as far as containerd passes them to the shim. */
 export interface RuncOptions {
@@ -43,16 +44,4 @@ function field(number: number, text: string): Buffer {
   if (text === '') return Buffer.alloc(0)
   const body = Buffer.from(text)
   return Buffer.concat([Buffer.from([(number << 3) | 2]), varint(body.length), body])
-}
-
-/** A protobuf varint. */
-export function varint(value: number): Buffer {
-  const bytes: number[] = []
-  let rest = value
-  while (rest > 0x7f) {
-    bytes.push((rest & 0x7f) | 0x80)
-    rest = Math.floor(rest / 128)
-  }
-  bytes.push(rest)
-  return Buffer.from(bytes)
 }

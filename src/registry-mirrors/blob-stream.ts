@@ -29,8 +29,11 @@ export interface BlobStreamOptions {
   readonly retryDelayMs: number
 }
 
-const pieceBytes = 1024 * 1024
-/** Continuations in a row that brought less than a piece. */
+/** Read ahead of whoever takes the bytes. */
+const readAheadBytes = 2 * 1024 * 1024
+/** What a connection must bring to count as progress. */
+const progressBytes = 1024 * 1024
+/** Continuations in a row that brought less than that. */
 const maxFruitless = 5
 /** Continuations of one blob in all. */
 const maxContinuations = 100
@@ -39,6 +42,7 @@ interface Source {
   readonly host: RegistryHost
   readonly reader: BodyReader
   skipBytes: number
+  broughtBytes: number
 }
 
 /** The bytes of one blob, continued on the next host or on the same one when a connection breaks. */
@@ -129,7 +133,8 @@ export class BlobStream implements AsyncIterable<Buffer> {
     if (piece.length - skipped > this.#remaining) throw new HostFailure('content', 'sent more bytes than the manifest says')
     if (skipped === piece.length) return undefined
     this.#positionBytes += piece.length - skipped
-    if (piece.length >= pieceBytes) this.#fruitless = 0
+    source.broughtBytes += piece.length
+    if (source.broughtBytes >= progressBytes) this.#fruitless = 0
     return skipped === 0 ? piece : piece.subarray(skipped)
   }
 
@@ -150,7 +155,7 @@ export class BlobStream implements AsyncIterable<Buffer> {
 
   async #openFrom(order: readonly RegistryHost[]): Promise<void> {
     const { host, response, skipBytes } = await this.#options.open(this.#positionBytes, order)
-    this.#source = { host, reader: new BodyReader(response, pieceBytes, this.#options.idleTimeoutMs), skipBytes }
+    this.#source = { host, reader: new BodyReader(response, readAheadBytes, this.#options.idleTimeoutMs), skipBytes, broughtBytes: 0 }
     this.#host = host.host
     if (this.#served.at(-1) !== host.url) this.#served.push(host.url)
     if (this.#closed) this.#drop()

@@ -4,28 +4,28 @@ import { HostFailure } from './failures.ts'
 const drainTimeoutMs = 1000
 
 /**
- * Reads a response's body in large pieces: while one piece is being written, the next one is collected. Nothing is lost when the
+ * Reads a response's body: while one piece is being written, the next ones are collected, up to `boundBytes`. Nothing is lost when the
  * connection breaks: what had arrived is handed out before the error.
  */
 export class BodyReader {
   readonly #response: IncomingMessage
-  readonly #pieceBytes: number
+  readonly #boundBytes: number
   readonly #idleTimeoutMs: number
-  #chunks: Buffer[] = []
+  readonly #chunks: Buffer[] = []
   #collected = 0
   #ended = false
   #error: Error | undefined
   #wake: (() => void) | undefined
 
   /** `idleTimeoutMs`: how long nothing may arrive while somebody waits for it. */
-  constructor(response: IncomingMessage, pieceBytes: number, idleTimeoutMs: number) {
+  constructor(response: IncomingMessage, boundBytes: number, idleTimeoutMs: number) {
     this.#response = response
-    this.#pieceBytes = pieceBytes
+    this.#boundBytes = boundBytes
     this.#idleTimeoutMs = idleTimeoutMs
     response.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk)
       this.#collected += chunk.length
-      if (this.#collected >= 2 * pieceBytes) response.pause()
+      if (this.#collected >= boundBytes) response.pause()
       this.#wake?.()
     })
     response.once('end', () => {
@@ -38,10 +38,15 @@ export class BodyReader {
     })
   }
 
-  /** The next piece, undefined at the end. Smaller than `pieceBytes` only when it is the last one, or the last one before an error. */
+  /** The next bytes as they came off the connection, undefined at the end. */
   async next(): Promise<Buffer | undefined> {
-    while (this.#collected < this.#pieceBytes && !this.#ended && this.#error === undefined) await this.#more()
-    if (this.#collected > 0) return this.#take()
+    while (this.#collected === 0 && !this.#ended && this.#error === undefined) await this.#more()
+    const chunk = this.#chunks.shift()
+    if (chunk !== undefined) {
+      this.#collected -= chunk.length
+      if (this.#collected < this.#boundBytes && this.#response.isPaused()) this.#response.resume()
+      return chunk
+    }
     if (this.#error !== undefined) throw this.#error
     return undefined
   }
@@ -51,29 +56,17 @@ export class BodyReader {
     if (!this.#ended) this.#response.destroy()
   }
 
-  #take(): Buffer {
-    const [first] = this.#chunks
-    const piece = this.#chunks.length === 1 && first !== undefined ? first : Buffer.concat(this.#chunks, this.#collected)
-    this.#chunks = []
-    this.#collected = 0
-    if (this.#response.isPaused()) this.#response.resume()
-    return piece
-  }
-
   async #more(): Promise<void> {
-    const before = this.#collected
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
         this.#fail(new HostFailure('unreachable', `nothing arrived for ${this.#idleTimeoutMs / 1000} s`, { transient: true }))
         this.#response.destroy()
       }, this.#idleTimeoutMs)
       this.#wake = () => {
-        if (this.#ended || this.#error !== undefined || this.#collected >= this.#pieceBytes) {
+        if (this.#ended || this.#error !== undefined || this.#collected > 0) {
           clearTimeout(timer)
           this.#wake = undefined
           resolve()
-        } else if (this.#collected > before) {
-          timer.refresh()
         }
       }
     })

@@ -51,7 +51,7 @@ export interface OpenBlobOptions {
 }
 
 export interface OpenedBlob {
-  /** The bytes from `offsetBytes` to the end, in pieces of up to a few MiB. Can be read once. Errors are CriErrors or the signal's reason. */
+  /** The bytes from `offsetBytes` to the end, as they come off the connection. Can be read once. Errors are CriErrors or the signal's reason. */
   readonly stream: AsyncIterable<Buffer>
   readonly offsetBytes: number
   /** The host that serves now. */

@@ -1,4 +1,4 @@
-import { varint } from '../containerd/runtime-options.ts'
+import { varint } from '../containerd/varint.ts'
 import { messageCodec, criProtos } from '../generated/protos.ts'
 
 /**
