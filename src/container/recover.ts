@@ -8,6 +8,7 @@ import { errnoOf, isNotFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
+import { pluginDirs, readPluginStatus } from '../state/plugin-files.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
 import { decodeStatus, readJson } from '../state/status-file.ts'
 import { intentPath } from './create-container.ts'
@@ -34,13 +35,14 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
     return
   }
   const metadata = readMetadata(record)
-  const stored = decodeStatus(await readJson(statusPath(layout, id)))
+  const spec = record.spec === null ? undefined : parseOciSpec(record.spec.value)
+  const stored = decodeStatus(await readJson(statusPath(layout, id))) ?? await readPluginStatus(pluginDirs(spec?.mounts ?? [], metadata.sandboxId), id)
   const running = task !== undefined && (task.state === 'running' || task.state === 'paused')
   const status: ContainerStatus = stored?.status ?? {
     state: task === undefined ? 'exited' : 'running', pid: 0, createdAt: toNanoseconds(record.created_at), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '',
   }
   const container: Container = {
-    id, metadata, status, starting: false, removing: false, oomKilled: stored?.oomKilled ?? false, cgroups: stored?.cgroups, user: specUser(record),
+    id, metadata, status, starting: false, removing: false, oomKilled: stored?.oomKilled ?? false, cgroups: stored?.cgroups, user: specUser(spec),
   }
   deps.containers.put(container)
   if (running) {
@@ -49,13 +51,13 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
   }
   if (task?.state === 'unknown') {
     // The shim does not say: it is what it was until the shim does.
-    if (status.state === 'running') await reopen(deps, ctx, container)
+    if (status.state === 'running') await reopen(deps, ctx, container, task)
     return
   }
   // StartContainer notes the cgroup just before it starts the process: without it the process never ran, whatever became of it.
   const neverRan = status.state === 'created' && container.cgroups === undefined
   if (task?.state === 'stopped' && !neverRan) {
-    await reopen(deps, ctx, container)
+    await reopen(deps, ctx, container, task)
     await handleExit(deps, ctx, id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
     return
   }
@@ -117,7 +119,7 @@ async function goOn(deps: ContainerDeps, ctx: Ctx, container: Container, task: T
   const cgroups = container.cgroups ?? await cgroupsOf(deps, task.pid)
   const startedAt = container.status.startedAt === 0n ? nowNanoseconds() : container.status.startedAt
   await saveStatus(deps.layout, deps.containers, { ...container, cgroups, status: { ...container.status, state: 'running', pid: task.pid, startedAt } })
-  await reopen(deps, ctx, container)
+  await reopen(deps, ctx, container, task)
 }
 
 /** Undefined for a process that has ended since it was asked about: its exit is on its way. */
@@ -130,10 +132,11 @@ async function cgroupsOf(deps: ContainerDeps, pid: number): Promise<Container['c
   }
 }
 
-/** Reads on where the service stopped: what the container printed meanwhile waits in the FIFO. */
-async function reopen(deps: ContainerDeps, ctx: Ctx, container: Container): Promise<void> {
+/** Reads on where the service (or containerd's own CRI plugin) stopped: what the container printed meanwhile waits in the FIFO. */
+async function reopen(deps: ContainerDeps, ctx: Ctx, container: Container, task: TaskProcess): Promise<void> {
   const { id, metadata } = container
-  const fifos = fifoPaths(deps.layout.containerIoDir(id), id, { stdin: metadata.config.stdin, tty: metadata.config.tty })
+  const own = fifoPaths(deps.layout.containerIoDir(id), id, { stdin: metadata.config.stdin, tty: metadata.config.tty })
+  const fifos = task.io !== undefined && !existsSync(own.stdout) && existsSync(task.io.stdout) ? task.io : own
   if (!existsSync(fifos.stdout)) {
     ctx.log.warn({ container: id, fifo: fifos.stdout }, 'the container was started by another service: its output does not come here and its log stays as it is')
     return
@@ -160,8 +163,8 @@ function readMetadata(record: ContainerRecord): ContainerMetadata {
   throw new TypeError(`container ${record.id} in containerd is labelled a container of a pod and has no metadata`)
 }
 
-/** Whom the record's OCI spec runs its process as. */
-function specUser(record: ContainerRecord): Container['user'] {
-  const user = record.spec === null ? undefined : parseOciSpec(record.spec.value).process?.user
+/** Whom the OCI spec runs its process as. */
+function specUser(spec: ReturnType<typeof parseOciSpec> | undefined): Container['user'] {
+  const user = spec?.process?.user
   return user === undefined ? undefined : { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids ?? [] }
 }

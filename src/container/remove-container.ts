@@ -1,4 +1,9 @@
+import { join } from 'node:path'
+import type { ContainerRecord } from '../containerd/containers.ts'
 import type { Ctx } from '../observability/context.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
+import { decodeContainerMetadata } from '../state/metadata.ts'
+import { pluginDirs } from '../state/plugin-files.ts'
 import type { Container } from '../state/records.ts'
 import type { ContainerDeps } from './deps.ts'
 
@@ -12,6 +17,18 @@ export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: 
   const record = await deps.containerd.containers.get(ctx, id)
   if (record !== undefined && record.snapshotter !== '') await deps.containerd.snapshots.remove(ctx, record.snapshotter, id)
   await deps.host.removeTree(deps.layout.containerStateDir(id))
+  // What containerd's own CRI plugin kept of it, if that made it.
+  const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
+  for (const dir of pluginDirs(mounts, sandboxOf(record))) await deps.host.removeTree(join(dir, 'containers', id))
   await deps.containerd.containers.delete(ctx, id)
   await deps.host.removeTree(deps.layout.containerDir(id))
+}
+
+/** Empty when the record does not tell: a container with unreadable metadata must be removable. */
+function sandboxOf(record: ContainerRecord | undefined): string {
+  try {
+    return record === undefined ? '' : decodeContainerMetadata(record.extensions)?.sandboxId ?? ''
+  } catch {
+    return ''
+  }
 }

@@ -1,4 +1,7 @@
+import { join } from 'node:path'
 import type { Ctx } from '../observability/context.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
+import { pluginDirs } from '../state/plugin-files.ts'
 import type { Sandbox } from '../state/records.ts'
 import type { SandboxDeps } from './deps.ts'
 import { cniPod } from './network.ts'
@@ -44,6 +47,12 @@ export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<S
   if (record !== undefined && record.snapshotter !== '') await deps.containerd.snapshots.remove(ctx, record.snapshotter, id)
   await deps.host.unmount(deps.layout.sandboxShm(id))
   await deps.host.removeTree(deps.layout.sandboxStateDir(id))
+  // What containerd's own CRI plugin kept of it, if that made it.
+  const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
+  for (const dir of pluginDirs(mounts, id)) {
+    await deps.host.unmount(join(dir, 'sandboxes', id, 'shm'))
+    await deps.host.removeTree(join(dir, 'sandboxes', id))
+  }
   await deps.containerd.containers.delete(ctx, id)
   await deps.host.removeTree(deps.layout.sandboxDir(id))
 }

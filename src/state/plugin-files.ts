@@ -5,11 +5,15 @@ import type { ContainerStatus } from './records.ts'
 import type { StoredStatus } from './status-file.ts'
 
 /**
- * Where containerd's own CRI plugin keeps files of the pod that a container with these mounts belongs to: its root and its state directory, as
- * far as the mounts tell (the pod's /etc/hosts, /etc/resolv.conf and /dev/shm come from there). Empty for a pod that this service made.
+ * Where containerd's own CRI plugin keeps files of a pod and its containers: its root and its state directory, as far as these mounts of a
+ * container of that pod tell (the pod's /etc/hosts, /etc/resolv.conf and /dev/shm come from there). Empty for a pod that this service made.
+ * Only paths that name the pod's own id count: a pod may mount what it likes, but it cannot know that id beforehand.
  */
-export function pluginDirs(mounts: readonly { readonly source?: string | undefined }[]): string[] {
-  const found = mounts.flatMap(({ source = '' }) => /^(\/.*\/io\.containerd\.(?:grpc\.v1\.cri|cri\.v1\.runtime))\/sandboxes\/[0-9a-f]{64}\//.exec(source)?.[1] ?? [])
+export function pluginDirs(mounts: readonly { readonly source?: string | undefined }[], sandboxId: string): string[] {
+  const found = mounts.flatMap(({ source = '' }) => {
+    const [dir = '', rest] = source.split(`/sandboxes/${sandboxId}/`)
+    return rest !== undefined && sandboxId !== '' && /^\/.*\/io\.containerd\.(grpc\.v1\.cri|cri\.v1\.runtime)$/.test(dir) ? [dir] : []
+  })
   return [...new Set(found)]
 }
 
