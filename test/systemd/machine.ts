@@ -49,7 +49,8 @@ export async function bootMachine(root: string): Promise<Machine> {
   await rm(join(units, 'sysinit.target.wants/writable-cgroups.service'), { force: true })
   await symlink('../writable-cgroups.service', join(units, 'sysinit.target.wants/writable-cgroups.service'))
   const cgroups = await makeCgroups(name)
-  const child = spawn('/bin/sh', ['-ec', 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done; shift; exec systemd-nspawn "$@"', 'sh', ...cgroups, '--',
+  // A test that is killed takes the machine with it.
+  const child = spawn('/bin/sh', ['-ec', 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done; shift; exec setpriv --pdeathsig TERM systemd-nspawn "$@"', 'sh', ...cgroups, '--',
     '--quiet', '--boot', `--directory=${root}`, `--machine=${name}`, '--register=no', '--keep-unit', '--settings=no', '--private-network', '--capability=all',
     '--console=read-only', '--link-journal=no', '--resolv-conf=off', '--timezone=off',
     'systemd.show_status=1', 'systemd.log_color=0',
