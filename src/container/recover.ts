@@ -5,7 +5,7 @@ import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
 import { errnoOf, isNotFound } from '../errors/cri-error.ts'
-import type { Ctx } from '../observability/context.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
 import { pluginDirs, readPluginStatus } from '../state/plugin-files.ts'
@@ -20,6 +20,8 @@ import { saveStatus, statusPath } from './status.ts'
 
 /** As containerd's CRI plugin gives it when nobody knows any more how a container ended. */
 const unknownExitCode = 255
+/** A killed process that has not been reaped by then hangs in the kernel. */
+const execEndMs = 10_000
 
 /**
  * Puts one container of containerd's record into the store, in the state that it is in now: what ended while this service was away gets
@@ -120,6 +122,29 @@ async function goOn(deps: ContainerDeps, ctx: Ctx, container: Container, task: T
   const startedAt = container.status.startedAt === 0n ? nowNanoseconds() : container.status.startedAt
   await saveStatus(deps.layout, deps.containers, { ...container, cgroups, status: { ...container.status, state: 'running', pid: task.pid, startedAt } })
   await reopen(deps, ctx, container, task)
+  await endExecs(deps, ctx, container.id, task.pid)
+}
+
+/** Ends the commands whose callers went with an earlier process of this service: nobody reads what they print any more. */
+async function endExecs(deps: ContainerDeps, ctx: Ctx, id: string, containerPid: number): Promise<void> {
+  const { containerd, host, layout } = deps
+  for (const name of await subdirectories(layout.containerIoDir(id))) {
+    const [, execId] = /^exec-([0-9a-f]+)$/.exec(name) ?? []
+    if (execId === undefined) continue
+    try {
+      const exec = await containerd.tasks.get(ctx, id, execId)
+      if (exec?.state === 'running') {
+        const ended = containerd.tasks.wait(withSignal(ctx, AbortSignal.any([ctx.signal, AbortSignal.timeout(execEndMs)])), id, execId)
+        ended.catch(() => undefined)
+        await host.killSession({ pid: exec.pid, containerPid })
+        await ended
+      }
+      if (exec !== undefined) await containerd.tasks.deleteExec(ctx, id, execId)
+    } catch (error) {
+      ctx.log.warn({ err: error, container: id, exec: execId }, 'cannot end a command whose caller is gone; it goes with the container')
+    }
+    await host.removeTree(joinPath(layout.containerIoDir(id), name))
+  }
 }
 
 /** Undefined for a process that has ended since it was asked about: its exit is on its way. */

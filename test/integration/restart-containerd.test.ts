@@ -43,7 +43,7 @@ describe('containerd goes away and comes back under cri-shim', { skip }, () => {
       const ending = await node.run(podId, pod, script('ending', `read x < /sync/${signal}; echo last words; exit 7`, { mounts }))
       await node.inState(exited, CONTAINER_EXITED)
       const was = (await cri.runtime.PodSandboxStatus({ pod_sandbox_id: podId })).status
-      const pausePid = Number((JSON.parse((await cri.runtime.PodSandboxStatus({ pod_sandbox_id: dyingPodId, verbose: true })).info['info'] ?? '') as { readonly pid: number }).pid)
+      const { pid: pausePid } = JSON.parse((await cri.runtime.PodSandboxStatus({ pod_sandbox_id: dyingPodId, verbose: true })).info['info'] ?? '') as { readonly pid: number }
 
       await node.containerd.end(signal)
       assert.match(await refused(), /containerd/)
@@ -56,7 +56,7 @@ describe('containerd goes away and comes back under cri-shim', { skip }, () => {
       await fifo.write('\n')
       process.kill(pausePid, 'SIGKILL')
       await until('the log of the ending container', async () => (await logLines(join(node.dir, 'logs', `away-${signal.toLowerCase()}`, 'ending.log'))).includes('last words') || undefined)
-      await until('the pause process has ended', async () => await isAlive(pausePid) ? undefined : true)
+      await until('the pause process has ended', async () => (await isAlive(pausePid) ? undefined : true))
       await fifo.close()
       await node.containerd.start()
       await node.ready()
@@ -80,48 +80,6 @@ describe('containerd goes away and comes back under cri-shim', { skip }, () => {
       await node.nothingLeft()
     })
   }
-
-  it('calls that containerd is taken from: the retry succeeds and nothing is left', async () => {
-    const { cri } = node
-    const pod = node.pod('in-flight')
-    const podId = await node.runPod(pod)
-    const waiting = await node.run(podId, pod, script('waiting', 'exec sleep 1000'))
-    const created = await node.create(podId, pod, script('created', 'exec sleep 1000'))
-    await cri.image.RemoveImage({ image: { image: webServerImage } })
-    const release = node.registry.fault({ match: ({ kind }) => kind === 'blob', action: { kind: 'hang' } })
-    node.registry.requests.length = 0
-    const client = new AbortController()
-    const other = node.pod('in-flight-too')
-    const calls = [
-      cri.runtime.RunPodSandbox({ config: other }),
-      cri.runtime.StartContainer({ container_id: created }),
-      cri.runtime.ExecSync({ container_id: waiting, cmd: ['sleep', '1000'], timeout: '0' }),
-      cri.image.PullImage({ image: { image: webServerImage } }, { signal: client.signal }),
-    ]
-    await until('the pull asks for a layer', async () => node.registry.requests.some(({ kind }) => kind === 'blob') || undefined)
-    const settled = Promise.allSettled(calls)
-    await node.containerd.end('SIGKILL')
-    release()
-    client.abort()
-    await refused()
-    await node.containerd.start()
-    await node.ready()
-    const [run, start, exec] = await settled
-    assert.equal(exec?.status, 'rejected')
-    await cri.image.PullImage({ image: { image: webServerImage } })
-    // As a kubelet: what is not ready is removed and made anew.
-    for (const { id, metadata, state } of (await cri.runtime.ListPodSandbox({})).items) {
-      if (metadata?.name !== 'in-flight-too') continue
-      if (run?.status === 'fulfilled') assert.equal(state, SANDBOX_READY)
-      await node.removePod(id)
-    }
-    const again = await node.runPod(other)
-    const { status } = await cri.runtime.ContainerStatus({ container_id: created })
-    if (start?.status === 'fulfilled') assert.equal(status?.state, CONTAINER_RUNNING)
-    assert.equal((await cri.runtime.ContainerStatus({ container_id: waiting })).status?.state, CONTAINER_RUNNING)
-    for (const id of [podId, again]) await node.removePod(id)
-    await node.nothingLeft()
-  })
 
   it('containerd is not there when cri-shim starts: the socket answers and says so, and it comes up with containerd', async () => {
     const { cri } = node

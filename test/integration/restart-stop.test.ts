@@ -3,7 +3,7 @@ import { chmod, mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { ContainerState, PodSandboxState } from '../../src/generated/cri.ts'
-import { command } from '../fixtures/command.ts'
+import { command, output } from '../fixtures/command.ts'
 import { criShimBinary, startCriShim } from '../fixtures/cri-shim.ts'
 import { webServerImage } from '../images/catalog.ts'
 import { type TestNode, failure, script, startTestNode, until } from './restart-node.ts'
@@ -13,11 +13,12 @@ const { SANDBOX_NOTREADY, SANDBOX_READY } = PodSandboxState
 const skip = process.getuid?.() === 0 ? false : 'needs root'
 const realPlugins = '/usr/lib/cni'
 
-/** Makes plugins that do what the real ones do, and fail on command: as long as there is a file `fail-DEL` (`fail-ADD`) in `dir`. */
+/** Makes plugins that do what the real ones do, wait while there is a FIFO `wait-ADD` that nobody has written to, and fail as long as there is a file `fail-DEL` (`fail-ADD`) in `dir`. */
 async function breakablePlugins(dir: string): Promise<void> {
   await mkdir(dir)
   for (const name of await readdir(realPlugins)) await symlink(join(realPlugins, name), join(dir, name))
   const wrapper = `#!/bin/sh
+[ ! -p "${dir}/wait-$CNI_COMMAND" ] || read -r line < "${dir}/wait-$CNI_COMMAND"
 if [ -e "${dir}/fail-$CNI_COMMAND" ]; then
   cat > /dev/null
   echo '{"cniVersion":"0.4.0","code":11,"msg":"told to fail"}'
@@ -43,7 +44,7 @@ describe('stopping in order, and what cannot be taken down at once', { skip }, (
     })
   })
   afterEach(async () => {
-    for (const name of ['fail-ADD', 'fail-DEL']) await rm(join(plugins, name), { force: true })
+    for (const name of ['fail-ADD', 'fail-DEL', 'wait-ADD']) await rm(join(plugins, name), { force: true })
     await node.removeAll()
   })
   after(async () => { await node[Symbol.asyncDispose]() })
@@ -70,7 +71,7 @@ describe('stopping in order, and what cannot be taken down at once', { skip }, (
     await until('the pull has begun', async () => node.registry.requests.some(({ kind }) => kind === 'blob') || undefined)
     const settled = Promise.allSettled([...short, pull])
     const ending = node.shim.end('SIGTERM')
-    await until('new calls are refused', async () => await cri.runtime.ListPodSandbox({}).then(() => undefined, () => true))
+    await until('new calls are refused', async () => cri.runtime.ListPodSandbox({}).then(() => undefined, () => true))
     held.resolve()
     release()
     await ending
@@ -139,4 +140,48 @@ describe('stopping in order, and what cannot be taken down at once', { skip }, (
       await node.removePod(await node.runPod(pod))
     })
   }
+
+  it('calls that containerd is taken from end with an error, what they made is listed or gone, and the retry succeeds', async () => {
+    const { cri } = node
+    const pod = node.pod('in-flight')
+    const podId = await node.runPod(pod)
+    const waiting = await node.run(podId, pod, script('waiting', 'trap "" TERM; while :; do sleep 1; done'))
+    await cri.image.RemoveImage({ image: { image: webServerImage } })
+    const held = Promise.withResolvers<void>()
+    const release = node.registry.fault({ match: ({ kind }) => kind === 'blob', action: { kind: 'hold', afterBytes: 10, until: held.promise } })
+    node.registry.requests.length = 0
+    await output('mkfifo', [join(plugins, 'wait-ADD')])
+    const other = node.pod('in-flight-too')
+    const settled = Promise.allSettled([
+      cri.runtime.RunPodSandbox({ config: other }),
+      cri.runtime.ExecSync({ container_id: waiting, cmd: ['sleep', '1000'], timeout: '0' }),
+      cri.runtime.StopContainer({ container_id: waiting, timeout: '2' }),
+      cri.image.PullImage({ image: { image: webServerImage } }),
+    ])
+    await until('the pull has begun', async () => node.registry.requests.some(({ kind }) => kind === 'blob') || undefined)
+    await until('the pause process waits to be started', async () => /CREATED$/m.test(await node.ctr('tasks', 'ls')) || undefined)
+    await until('the command runs', async () => (await output('ps', ['-eo', 'args'])).includes('sleep 1000') || undefined)
+    await node.containerd.end('SIGKILL')
+    await until('calls are refused', async () => cri.runtime.ListPodSandbox({}).then(() => undefined, () => true))
+    await writeFile(join(plugins, 'wait-ADD'), 'go on\n')
+    held.resolve()
+    release()
+    const [run, exec, , pull] = await settled
+    assert.deepEqual([run.status, exec.status, pull.status], ['rejected', 'rejected', 'rejected'])
+    await rm(join(plugins, 'wait-ADD'))
+    await node.containerd.start()
+    await node.ready()
+    await cri.image.PullImage({ image: { image: webServerImage } })
+    // As a kubelet: what is not ready is removed and made anew.
+    for (const { id, metadata, state } of (await cri.runtime.ListPodSandbox({})).items) {
+      if (metadata?.name !== 'in-flight-too') continue
+      assert.equal(state, SANDBOX_NOTREADY)
+      await node.removePod(id)
+    }
+    const again = await node.runPod(other)
+    assert.equal((await cri.runtime.ContainerStatus({ container_id: waiting })).status?.state, CONTAINER_RUNNING)
+    await cri.runtime.StopContainer({ container_id: waiting, timeout: '0' })
+    for (const id of [podId, again]) await node.removePod(id)
+    await node.nothingLeft()
+  })
 })
