@@ -54,7 +54,9 @@ export async function resolveDevices(host: ContainerHost, devices: readonly Devi
   return Promise.all(devices.map(async (device) => {
     if (!/^[rwm]{1,3}$/.test(device.permissions)) throw invalidArgument(`device ${device.host_path}: permissions ${JSON.stringify(device.permissions)} must be letters out of "rwm"`)
     if (!isAbsolute(device.host_path) || !isAbsolute(device.container_path)) throw invalidArgument(`device ${device.host_path}: host_path and container_path must be absolute paths`)
-    const path = await host.resolvePath(device.host_path)
+    const path = await host.resolvePath(device.host_path).catch((error: unknown) => {
+      throw isNotFound(error) ? invalidArgument(`device ${device.host_path} does not exist on this node`, { cause: error }) : CriError.from(error, `device ${device.host_path}`)
+    })
     const info = await host.statPath(path)
     if (info === undefined || (info.type !== 'block-device' && info.type !== 'character-device' && info.type !== 'fifo')) {
       throw invalidArgument(`device ${device.host_path}: ${info === undefined ? 'does not exist' : `is a ${info.type}, not a device`}`)
