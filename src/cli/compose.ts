@@ -159,9 +159,6 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
     snapshotterOf: (container) => snapshotterOfPods(settings, sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
   })
-  containers.listen((before, after) => {
-    if (before !== undefined && after === undefined) usage.forget(before.id)
-  })
   const runtimeHandlers = handlerMessages(settings)
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,

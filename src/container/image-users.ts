@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import { CriError } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
@@ -9,6 +10,8 @@ import type { ContainerHost } from './deps.ts'
 /** Larger than any real user database, small enough not to hurt (CVE-2025-4437, CVE-2026-47262: endless files). */
 const maxBytes = 8 * 1024 * 1024
 const maxImages = 64
+/** Characters; larger ones are read each time: 64 images that mean ill must not fill the memory. */
+const largestKept = 256 * 1024
 const leasePrefix = 'cri-shim-users-'
 
 export interface UserDatabase {
@@ -47,12 +50,17 @@ export class ImageUsers {
     // Shared by whoever asks meanwhile, so it must not end with the first one's call.
     const reading = this.#read(withSignal(ctx, AbortSignal.timeout(60_000)), image, snapshotter)
     this.#known.set(key, reading)
-    reading.catch(() => this.#known.delete(key))
+    const forget = (): void => {
+      if (this.#known.get(key) === reading) this.#known.delete(key)
+    }
+    reading.then(({ passwd, group }) => {
+      if (passwd.length + group.length > largestKept) forget()
+    }, forget)
     for (const oldest of this.#known.keys()) {
       if (this.#known.size <= maxImages) break
       this.#known.delete(oldest)
     }
-    return reading
+    return abortable(reading, ctx.signal)
   }
 
   async #read(ctx: Ctx, image: Image, snapshotter: string): Promise<UserDatabase> {
@@ -66,12 +74,21 @@ export class ImageUsers {
           return { passwd, group }
         })
       } finally {
-        await this.#containerd.snapshots.remove(ctx, snapshotter, name)
+        await this.#cleanUp(ctx, 'snapshot', name, (bounded) => this.#containerd.snapshots.remove(bounded, snapshotter, name))
       }
     } catch (error) {
       throw CriError.from(error, `reading the users of image ${displayName(image)}`)
     } finally {
-      await this.#containerd.leases.delete(ctx, name)
+      await this.#cleanUp(ctx, 'lease', name, (bounded) => this.#containerd.leases.delete(bounded, name))
+    }
+  }
+
+  /** Under a signal of its own: the one for reading may be what ended it. What stays goes when the lease expires. */
+  async #cleanUp(ctx: Ctx, what: string, name: string, work: (ctx: Ctx) => Promise<void>): Promise<void> {
+    try {
+      await work(withSignal(ctx, AbortSignal.timeout(30_000)))
+    } catch (error) {
+      ctx.log.warn({ err: error, name }, `cannot remove the ${what} of a look into an image; it goes by itself within ten minutes`)
     }
   }
 

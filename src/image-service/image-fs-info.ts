@@ -1,6 +1,7 @@
+import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { ImageFsInfoRequest, ImageFsInfoResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
-import type { Ctx } from '../observability/context.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ImageServiceDeps } from './deps.ts'
 
 interface Usage {
@@ -11,6 +12,7 @@ interface Usage {
 
 /** How many snapshots are measured at once: active ones are walked on disk. */
 const concurrency = 4
+const measureMs = 10 * 60_000
 
 /** What a snapshotter's snapshots use, measured at most once per `maxAgeMs` and once at a time, however many ask. */
 export class SnapshotterUsage {
@@ -29,10 +31,11 @@ export class SnapshotterUsage {
     if (known !== undefined && BigInt(Date.now()) * 1_000_000n - known.timestampNs < BigInt(this.#maxAgeMs) * 1_000_000n) return known
     let measuring = this.#measuring.get(snapshotter)
     if (measuring === undefined) {
-      measuring = this.#measure(ctx, snapshotter).finally(() => this.#measuring.delete(snapshotter))
+      // Shared by whoever asks meanwhile, so it must not end with the first one's call.
+      measuring = this.#measure(withSignal(ctx, AbortSignal.timeout(measureMs)), snapshotter).finally(() => this.#measuring.delete(snapshotter))
       this.#measuring.set(snapshotter, measuring)
     }
-    return measuring
+    return abortable(measuring, ctx.signal)
   }
 
   async #measure(ctx: Ctx, snapshotter: string): Promise<Usage> {

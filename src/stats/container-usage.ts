@@ -1,3 +1,4 @@
+import { BoundedQueue } from '../concurrency/bounded-queue.ts'
 import type { SnapshotsService } from '../containerd/snapshots.ts'
 import type { ContainerStats } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
@@ -17,9 +18,13 @@ export interface ContainerUsageDeps {
   readonly ctx: Ctx
 }
 
+/** Writable layers that are measured at once: each is walked on the disk. */
+const concurrentWalks = 4
+
 type Usage = Pick<Init<ContainerStats>, 'cpu' | 'memory' | 'swap' | 'io' | 'writable_layer'>
 
 interface DiskUsage {
+  readonly mountpoint: string
   readonly timestampNs: bigint
   readonly sizeBytes: bigint
   readonly inodes: bigint
@@ -36,40 +41,42 @@ interface CpuSample {
  */
 export class ContainerUsage {
   readonly #deps: ContainerUsageDeps
-  readonly #disk = new Map<string, DiskUsage>()
-  readonly #measuring = new Map<string, Promise<DiskUsage | undefined>>()
-  readonly #cpu = new Map<string, CpuSample>()
+  // Kept under a container's metadata, which stays the same for its life and goes with it: nothing has to be told of a removal.
+  readonly #disk = new WeakMap<Container['metadata'], DiskUsage>()
+  readonly #measuring = new WeakMap<Container['metadata'], Promise<DiskUsage | undefined>>()
+  readonly #cpu = new WeakMap<Container['metadata'], CpuSample>()
+  readonly #walks = new BoundedQueue({ name: 'measuring writable layers', concurrency: concurrentWalks, maxWaiting: 10_000 })
 
   constructor(deps: ContainerUsageDeps) {
     this.#deps = deps
   }
 
-  /** A container was removed. */
-  forget(id: string): void {
-    this.#disk.delete(id)
-    this.#cpu.delete(id)
-  }
-
+  /** What can be measured of a container: one that goes away meanwhile, or that cannot be read, does not spoil the answer for the others. */
   async measure(container: Container): Promise<Usage> {
-    const running = container.status.state === 'running' && container.cgroups !== undefined
-    const [cgroup, disk] = await Promise.all([
-      running && container.cgroups !== undefined ? this.#deps.cgroupStats(container.cgroups) : undefined,
-      this.#diskUsage(container),
-    ])
-    const mountpoint = this.#deps.snapshotterRoot(this.#deps.snapshotterOf(container))
+    const [cgroup, disk] = await Promise.all([this.#cgroup(container), this.#diskUsage(container)])
     return {
-      ...(cgroup === undefined ? {} : this.#fromCgroup(container.id, cgroup)),
+      ...(cgroup === undefined ? {} : this.#fromCgroup(container, cgroup)),
       ...(disk === undefined ? {} : {
-        writable_layer: { timestamp: String(disk.timestampNs), fs_id: { mountpoint }, used_bytes: { value: String(disk.sizeBytes) }, inodes_used: { value: String(disk.inodes) } },
+        writable_layer: { timestamp: String(disk.timestampNs), fs_id: { mountpoint: disk.mountpoint }, used_bytes: { value: String(disk.sizeBytes) }, inodes_used: { value: String(disk.inodes) } },
       }),
     }
   }
 
-  #fromCgroup(id: string, stats: CgroupStats): Usage {
+  async #cgroup({ id, status, cgroups }: Container): Promise<CgroupStats | undefined> {
+    if (status.state !== 'running' || cgroups === undefined) return undefined
+    try {
+      return await this.#deps.cgroupStats(cgroups)
+    } catch (error) {
+      this.#deps.ctx.log.warn({ err: error, container: id }, 'cannot read the cgroup of a container')
+      return undefined
+    }
+  }
+
+  #fromCgroup(container: Container, stats: CgroupStats): Usage {
     const timestamp = String(stats.timestampNs)
     const { cpu, memory } = stats
     return {
-      cpu: { timestamp, ...value('usage_core_nano_seconds', cpu.usageNs), ...value('usage_nano_cores', this.#nanoCores(id, stats)) },
+      cpu: { timestamp, ...value('usage_core_nano_seconds', cpu.usageNs), ...value('usage_nano_cores', this.#nanoCores(container, stats)) },
       memory: {
         timestamp, ...value('working_set_bytes', memory.workingSetBytes), ...value('available_bytes', memory.availableBytes), ...value('usage_bytes', memory.usageBytes),
         ...value('rss_bytes', memory.rssBytes), ...value('page_faults', memory.pageFaults), ...value('major_page_faults', memory.majorPageFaults),
@@ -79,34 +86,36 @@ export class ContainerUsage {
   }
 
   /** Since the last question, when that is long enough ago to mean something. */
-  #nanoCores(id: string, stats: CgroupStats): bigint | undefined {
+  #nanoCores({ metadata }: Container, stats: CgroupStats): bigint | undefined {
     const usageNs = stats.cpu.usageNs
     if (usageNs === undefined) return undefined
-    const before = this.#cpu.get(id)
+    const before = this.#cpu.get(metadata)
     const elapsedNs = before === undefined ? 0n : stats.timestampNs - before.timestampNs
-    if (before === undefined || elapsedNs >= 1_000_000_000n) this.#cpu.set(id, { timestampNs: stats.timestampNs, usageNs })
+    if (before === undefined || elapsedNs >= 1_000_000_000n) this.#cpu.set(metadata, { timestampNs: stats.timestampNs, usageNs })
     if (before === undefined || elapsedNs <= 0n || usageNs < before.usageNs) return undefined
     return ((usageNs - before.usageNs) * 1_000_000_000n) / elapsedNs
   }
 
   async #diskUsage(container: Container): Promise<DiskUsage | undefined> {
-    const { id } = container
-    const known = this.#disk.get(id)
+    const { metadata } = container
+    const known = this.#disk.get(metadata)
     const now = BigInt(Date.now()) * 1_000_000n
     if (known !== undefined && now - known.timestampNs < BigInt(this.#deps.diskUsageMaxAgeMs) * 1_000_000n) return known
-    let measuring = this.#measuring.get(id)
+    let measuring = this.#measuring.get(metadata)
     if (measuring === undefined) {
-      measuring = this.#walk(container, now).finally(() => this.#measuring.delete(id))
-      this.#measuring.set(id, measuring)
+      measuring = this.#walk(container).finally(() => this.#measuring.delete(metadata))
+      this.#measuring.set(metadata, measuring)
     }
     return measuring
   }
 
-  async #walk(container: Container, timestampNs: bigint): Promise<DiskUsage | undefined> {
+  async #walk(container: Container): Promise<DiskUsage | undefined> {
     try {
-      const usage = await this.#deps.snapshots.usage(this.#deps.ctx, this.#deps.snapshotterOf(container), container.id)
-      const measured = { timestampNs, ...usage }
-      this.#disk.set(container.id, measured)
+      const snapshotter = this.#deps.snapshotterOf(container)
+      const measured = await this.#walks.add(async () => ({
+        timestampNs: BigInt(Date.now()) * 1_000_000n, mountpoint: this.#deps.snapshotterRoot(snapshotter), ...await this.#deps.snapshots.usage(this.#deps.ctx, snapshotter, container.id),
+      }))
+      this.#disk.set(container.metadata, measured)
       return measured
     } catch (error) {
       // A container that goes away during the question has no usage; the rest of the answer is still good.

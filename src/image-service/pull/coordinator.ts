@@ -16,9 +16,11 @@ interface RunningPull {
  */
 export class PullCoordinator {
   readonly #puller: Pick<Puller, 'pull'>
+  /** Those that a caller may join. */
   readonly #running = new Map<string, RunningPull>()
-  /** Ends every pull at shutdown. */
-  readonly #closing = new AbortController()
+  /** All, those that are being ended because nobody waits for them included. */
+  readonly #unfinished = new Set<RunningPull>()
+  #closed: CriError | undefined
 
   constructor(puller: Pick<Puller, 'pull'>) {
     this.#puller = puller
@@ -30,6 +32,7 @@ export class PullCoordinator {
 
   async pull(ctx: Ctx, request: PullRequest): Promise<PulledImage> {
     ctx.signal.throwIfAborted()
+    if (this.#closed !== undefined) throw this.#closed
     const key = keyOf(request)
     const pull = this.#running.get(key) ?? this.#begin(key, ctx, request)
     pull.waiting += 1
@@ -47,20 +50,22 @@ export class PullCoordinator {
 
   #begin(key: string, ctx: Ctx, request: PullRequest): RunningPull {
     const stop = new AbortController()
-    const signal = AbortSignal.any([stop.signal, this.#closing.signal])
-    const result = this.#puller.pull(withSignal(ctx, signal), request).finally(() => {
+    const result = this.#puller.pull(withSignal(ctx, stop.signal), request).finally(() => {
+      this.#unfinished.delete(pull)
       if (this.#running.get(key) === pull) this.#running.delete(key)
     })
     result.catch(() => undefined)
     const pull: RunningPull = { result, stop, waiting: 0 }
     this.#running.set(key, pull)
+    this.#unfinished.add(pull)
     return pull
   }
 
   /** Ends what runs and waits for it; what was downloaded stays for the next try. */
   async close(): Promise<void> {
-    this.#closing.abort(new CriError(Code.UNAVAILABLE, 'cri-shim is shutting down', { reason: 'Shutdown' }))
-    await Promise.allSettled([...this.#running.values()].map((pull) => pull.result))
+    this.#closed ??= new CriError(Code.UNAVAILABLE, 'cri-shim is shutting down', { reason: 'Shutdown' })
+    for (const { stop } of this.#unfinished) stop.abort(this.#closed)
+    await Promise.allSettled([...this.#unfinished].map(({ result }) => result))
   }
 }
 
