@@ -5,6 +5,7 @@ import type { Init } from '../generated/int64.ts'
 import { containerdProtos, serviceDefinition } from '../generated/protos.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Metrics } from '../observability/metrics.ts'
+import { UploadConnection, type UploadHandlers } from './upload.ts'
 
 export type ServiceName = keyof Services
 export type MethodName<S extends ServiceName> = keyof Services[S] & string
@@ -32,6 +33,13 @@ export interface ContainerdClientOptions {
   readonly metrics: Metrics
 }
 
+/** An upload whose messages are objects, or encoded already. */
+export interface TypedUpload<Request> {
+  send(request: Init<Request> | Buffer): void
+  finish(): void
+  cancel(): void
+}
+
 const defaultTimeoutMs = 120_000
 
 /** Large lists and manifests go through; content travels in pieces of 1 to 4 MiB. */
@@ -57,12 +65,15 @@ export class ContainerdClient {
   readonly #control: grpc.Client
   /** Content travels on a connection of its own, so that a pull's flow control never delays a task call. */
   readonly #bulk: grpc.Client
+  /** Uploads have one of their own again, with less copying. */
+  readonly #uploads: UploadConnection
   readonly #metrics: Metrics
   readonly #definitions = new Map<ServiceName, grpc.ServiceDefinition>()
 
   constructor(options: ContainerdClientOptions) {
     this.address = options.address
     this.namespace = options.namespace ?? 'k8s.io'
+    this.#uploads = new UploadConnection(options.address.replace(/^unix:(\/\/)?/, ''))
     this.#metrics = options.metrics
     this.#control = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
     this.#bulk = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
@@ -139,11 +150,15 @@ export class ContainerdClient {
     }
   }
 
-  /** A stream both ways (Content.Write); a request may be encoded already. The caller ends or cancels it; errors arrive untranslated, `translate` is for them. */
-  duplex<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options?: CallOptions): grpc.ClientDuplexStream<Init<RequestOf<S, M>> | Buffer, ResponseOf<S, M>> {
+  /** A stream both ways for large data (Content.Write). The caller finishes or cancels it; errors arrive untranslated, `translate` is for them. */
+  upload<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options: CallOptions, handlers: { readonly answer: (message: ResponseOf<S, M>) => void; readonly end: UploadHandlers['end'] }): TypedUpload<RequestOf<S, M>> {
     const definition = this.#definition(service, method)
-    const serialize = (request: unknown): Buffer => (Buffer.isBuffer(request) ? request : definition.requestSerialize(request))
-    return this.#bulk.makeBidiStreamRequest(definition.path, serialize, definition.responseDeserialize, this.#metadata(options), {})
+    const metadata = { 'containerd-namespace': this.namespace, ...(options.lease === undefined ? {} : { 'containerd-lease': options.lease }) }
+    const upload = this.#uploads.begin(definition.path, metadata, {
+      answer: (message) => handlers.answer(definition.responseDeserialize(message)),
+      end: handlers.end,
+    })
+    return { send: (request) => upload.send(Buffer.isBuffer(request) ? request : definition.requestSerialize(request)), finish: () => upload.finish(), cancel: () => upload.cancel() }
   }
 
   /** A thrown gRPC failure as a CriError. */
@@ -182,6 +197,7 @@ export class ContainerdClient {
   close(): void {
     this.#control.close()
     this.#bulk.close()
+    this.#uploads.close()
   }
 }
 

@@ -1,10 +1,9 @@
-import type * as grpc from '@grpc/grpc-js'
 import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
 import { content_WriteAction, type content_Info, type content_Status, type content_WriteContentRequest, type content_WriteContentResponse } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
-import type { ContainerdClient } from './client.ts'
+import type { ContainerdClient, TypedUpload } from './client.ts'
 import { messageBytes, WriteMessages } from './write-messages.ts'
 
 export type ContentInfo = content_Info
@@ -115,7 +114,7 @@ export class ContentWriter {
   readonly #client: ContainerdClient
   readonly #ctx: Ctx
   readonly #options: WriteOptions
-  readonly #call: grpc.ClientDuplexStream<Init<content_WriteContentRequest> | Buffer, content_WriteContentResponse>
+  readonly #call: TypedUpload<content_WriteContentRequest>
   readonly #onAbort: () => void
   readonly #messages: WriteMessages
   #sent = 0
@@ -130,15 +129,18 @@ export class ContentWriter {
     this.#ctx = ctx
     this.#options = options
     this.#messages = new WriteMessages(options.ref)
-    this.#call = client.duplex(service, 'Write', { lease: options.lease })
-    this.#call.on('data', (answer: content_WriteContentResponse) => {
-      this.#lastAnswer = answer
-      this.#answered = Number(answer.offset)
-      this.#messages.answered(this.#answered)
-      this.#settle()
+    this.#call = client.upload(service, 'Write', { lease: options.lease }, {
+      answer: (answer) => {
+        this.#lastAnswer = answer
+        this.#answered = Number(answer.offset)
+        this.#messages.answered(this.#answered)
+        this.#settle()
+      },
+      end: (error) => {
+        if (error === undefined) this.#fail(new CriError(Code.UNAVAILABLE, `containerd ended the write of ${options.digest} early`))
+        else this.#fail(client.translate(this.#ctx.signal.aborted ? this.#ctx.signal.reason : error, service, 'Write', options.digest))
+      },
     })
-    this.#call.on('error', (error) => this.#fail(client.translate(this.#ctx.signal.aborted ? this.#ctx.signal.reason : error, service, 'Write', options.digest)))
-    this.#call.on('end', () => this.#fail(new CriError(Code.UNAVAILABLE, `containerd ended the write of ${options.digest} early`)))
     this.#onAbort = () => this.#call.cancel()
     ctx.signal.addEventListener('abort', this.#onAbort, { once: true })
   }
@@ -150,7 +152,7 @@ export class ContentWriter {
 
   async open(): Promise<void> {
     this.#ctx.signal.throwIfAborted()
-    this.#call.write({ action: content_WriteAction.STAT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest })
+    this.#call.send({ action: content_WriteAction.STAT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest })
     await this.#until(() => this.#lastAnswer !== undefined)
     this.#sent = this.#answered
   }
@@ -206,14 +208,12 @@ export class ContentWriter {
     if (this.#closed) return
     this.#closed = true
     this.#ctx.signal.removeEventListener('abort', this.#onAbort)
-    this.#call.end()
     this.#call.cancel()
-    this.#call.on('error', () => undefined)
   }
 
   #send(message: Init<content_WriteContentRequest> | Buffer): void {
     if (this.#failure !== undefined) throw this.#failure
-    this.#call.write(message)
+    this.#call.send(message)
   }
 
   async #until(ready: () => boolean, timeoutMs = answerMs): Promise<void> {
