@@ -29,7 +29,7 @@ run: setup ## Run a pod with two containers through cri-shim and look at it; Ctr
 test: lint test-unit test-integration test-systemd ## Everything that has to hold for a change
 
 test-unit: setup ## Tests of each part, with the real kernel, CNI plugins and registry
-	@node --test 'src/**/*.test.ts' 'test/images/**/*.test.ts' 'test/fixtures/**/*.test.ts' 'test/critest/**/*.test.ts'
+	@node --test 'src/**/*.test.ts' 'test/images/**/*.test.ts' 'test/fixtures/**/*.test.ts' 'test/critest/**/*.test.ts' 'bench/**/*.test.ts'
 
 test-integration: setup ## Tests of the whole service on a private containerd
 	@if find test/integration -name '*.test.ts' 2>/dev/null | grep -q .; then node --test --test-concurrency=1 'test/integration/**/*.test.ts'; fi

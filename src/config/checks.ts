@@ -15,9 +15,10 @@ export function checkEndpoint(value: string): string | undefined {
 
 /** `127.0.0.1:10270`, `[::1]:10270`, `localhost:10270`. */
 export function checkHostPort(value: string): string | undefined {
+  if (/^unix:\/\/\/./.test(value)) return undefined
   const match = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(value)
   const bad = match === null || Number(match[3]) > 65_535 || (match[1] !== undefined && isIP(match[1]) !== 6)
-  return bad ? `must be HOST:PORT such as 127.0.0.1:10270, or "" for none, not ${JSON.stringify(value)}` : undefined
+  return bad ? `must be HOST:PORT such as 127.0.0.1:10270, unix:///PATH, or "" for none, not ${JSON.stringify(value)}` : undefined
 }
 
 /** What containerd knows as a seccomp profile name. */
