@@ -4,7 +4,7 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { Code, codeName } from '../../src/errors/cri-error.ts'
-import { type ContainerConfig, type CreateContainerRequest, MountPropagation, NamespaceMode } from '../../src/generated/cri.ts'
+import { type ContainerConfig, type CreateContainerRequest, NamespaceMode } from '../../src/generated/cri.ts'
 import type { Init } from '../../src/generated/int64.ts'
 import { type ContainerNode, type Pod, shellImage, startContainerNode, statusOf } from './container-node.ts'
 
@@ -49,13 +49,13 @@ describe('CreateContainer with a configuration that cannot be', () => {
     ['a relative container path', () => ({ mounts: [{ container_path: 'x', host_path: node.dir }] }), INVALID_ARGUMENT, /container_path "x"/],
     ['a mount on the root', () => ({ mounts: [{ container_path: '/', host_path: node.dir }] }), INVALID_ARGUMENT, /container path is "\/"/],
     ['a mount below a file', () => ({ mounts: [{ container_path: '/x', host_path: join(node.dir, 'file', 'below') }] }), FAILED_PRECONDITION, /mount \/x.*file/],
-    ['a mount propagation that is none', () => ({ mounts: [{ container_path: '/x', host_path: node.dir, propagation: 17 as MountPropagation }] }), INVALID_ARGUMENT, /17/],
+    ['a mount propagation that is none', () => ({ mounts: [{ container_path: '/x', host_path: node.dir, propagation: 17 }] }), INVALID_ARGUMENT, /17/],
     ['an image volume', () => ({ mounts: [{ container_path: '/x', image: { image: shellImage } }] }), UNIMPLEMENTED, /image volumes/],
     ['recursive read-only without read-only', () => ({ mounts: [{ container_path: '/x', host_path: node.dir, recursive_read_only: true }] }), INVALID_ARGUMENT, /recursive_read_only/],
     ['device permissions that are none', () => ({ devices: [{ host_path: '/dev/null', container_path: '/dev/x', permissions: 'xyz' }] }), INVALID_ARGUMENT, /"xyz"/],
     ['a device that is not there', () => ({ devices: [{ host_path: '/dev/no-such-device', container_path: '/dev/x', permissions: 'r' }] }), INVALID_ARGUMENT, /\/dev\/no-such-device/],
     ['a device that is a file', () => ({ devices: [{ host_path: '/etc/passwd', container_path: '/dev/x', permissions: 'r' }] }), INVALID_ARGUMENT, /\/etc\/passwd.*not a device/],
-    ['a stop signal that is none', () => ({ stop_signal: 1234 as never }), INVALID_ARGUMENT, /stop_signal.*1234/],
+    ['a stop signal that is none', () => ({ stop_signal: 1234 }), INVALID_ARGUMENT, /stop_signal.*1234/],
     ['a windows section', () => ({ windows: {} }), INVALID_ARGUMENT, /windows/],
     ['privileged in a pod that is not', security({ privileged: true }), INVALID_ARGUMENT, /privileged/],
     ['a negative user', security({ run_as_user: { value: '-1' } }), INVALID_ARGUMENT, /run_as_user/],
