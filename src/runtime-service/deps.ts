@@ -29,6 +29,3 @@ export interface RuntimeServiceDeps {
   readonly containerImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
   readonly runtimeHandlers: () => readonly Init<RuntimeHandler>[]
 }
-
-/** The `Ctx` of work that must not end with the client's call. */
-export const detachedMs = 120_000

@@ -8,7 +8,7 @@ import { messageCodec, criProtos } from '../generated/protos.ts'
 export class EntryEncoder<T extends object> {
   readonly #messageName: string
   readonly #toMessage: (record: T) => object
-  #entries = new WeakMap<T, Buffer>()
+  readonly #entries = new WeakMap<T, Buffer>()
 
   constructor(messageName: string, toMessage: (record: T) => object) {
     this.#messageName = messageName
@@ -43,11 +43,6 @@ export class EntryEncoder<T extends object> {
       page = []
     }
     if (page.length > 0 || !any) yield Buffer.concat(page)
-  }
-
-  /** What entries say beside their record (a name that an image got) has changed. */
-  forget(): void {
-    this.#entries = new WeakMap()
   }
 }
 

@@ -1,7 +1,7 @@
-import { copyFile, mkdir, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { hostname as nodeHostname } from 'node:os'
 import { join } from 'node:path'
-import { invalidArgument } from '../errors/cri-error.ts'
+import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../errors/cri-error.ts'
 import { type DNSConfig, NamespaceMode, type PodSandboxConfig } from '../generated/cri.ts'
 import type { Layout } from '../state/status-file.ts'
 
@@ -46,11 +46,28 @@ export async function writeSandboxFiles(layout: Layout, id: string, config: PodS
   const files = sandboxFiles(layout, id)
   await mkdir(layout.sandboxDir(id), { recursive: true, mode: 0o755 })
   const hostname = config.hostname === '' ? nodeHostname() : config.hostname
+  const dns = config.dns_config
   await Promise.all([
-    writeFile(files.hostname, `${hostname}\n`, { mode: 0o644 }),
-    copyFile('/etc/hosts', files.hosts),
-    config.dns_config === null ? copyFile('/etc/resolv.conf', files.resolvConf) : writeFile(files.resolvConf, resolvConf(config.dns_config), { mode: 0o644 }),
+    writeReadable(files.hostname, `${hostname}\n`),
+    ofNode('/etc/hosts').then((text) => writeReadable(files.hosts, text)),
+    (dns === null ? ofNode('/etc/resolv.conf') : Promise.resolve(resolvConf(dns))).then((text) => writeReadable(files.resolvConf, text)),
   ])
+}
+
+/** A file of the node's, empty when it has none. */
+async function ofNode(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return ''
+    throw failedPrecondition(`${path} of the node, which the pod is to get, cannot be read: ${messageOf(error)}`, { cause: error })
+  }
+}
+
+/** For every user of a container, whatever umask the service was started with. */
+async function writeReadable(path: string, text: string): Promise<void> {
+  await writeFile(path, text)
+  await chmod(path, 0o644)
 }
 
 export function usesHostNetwork(config: PodSandboxConfig): boolean {

@@ -4,7 +4,6 @@ import type { Settings } from '../../config/settings.ts'
 import type { ContainerDeps, ContainerSpecRequest } from '../../container/deps.ts'
 import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../../errors/cri-error.ts'
 import type { Any } from '../../generated/containerd.ts'
-import type { LinuxSandboxSecurityContext } from '../../generated/cri.ts'
 import type { Init } from '../../generated/int64.ts'
 import { containerSpec } from '../../oci-spec/container-spec.ts'
 import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
@@ -52,7 +51,7 @@ export class SpecWiring {
     return ociSpecAny(sandboxSpec({
       sandboxId: id, podConfig: config, imageConfig: image.config, imageName: displayName(image), hostFacts: facts.facts,
       user: resolveUser(request, users.passwd, users.group, context?.supplemental_groups ?? [], context?.supplemental_groups_policy ?? 0),
-      runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(seccompOfSandbox(context)),
+      runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(context),
       netnsPath: netnsPath === '' ? undefined : netnsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
     }))
   }
@@ -108,6 +107,7 @@ export class SpecWiring {
   async #seccompText(source: SeccompSource | null): Promise<string | undefined> {
     const request = seccompRequest(source, this.#specSettings, this.#options.facts.facts)
     if (request?.type !== 'localhost') return undefined
+    if (request.name.split('/').includes('..')) throw invalidArgument(`the seccomp profile ${JSON.stringify(request.name)} must not go through ".."`)
     const path = isAbsolute(request.name) ? request.name : join(kubeletSeccompDir, request.name)
     try {
       return await readFile(path, 'utf8')
@@ -116,8 +116,4 @@ export class SpecWiring {
       throw failedPrecondition(`the seccomp profile ${path} cannot be read: ${messageOf(error)}`, { cause: error })
     }
   }
-}
-
-function seccompOfSandbox(context: LinuxSandboxSecurityContext | null): SeccompSource | null {
-  return context
 }
