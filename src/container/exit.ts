@@ -2,7 +2,7 @@ import type { TaskExit } from '../containerd/tasks.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
-import { encodeStatus, type StoredEnd, writeJson } from '../state/status-file.ts'
+import { encodeStatus, type StoredEnd, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { saveEnd, saveStatus, statusPath } from './status.ts'
 
@@ -48,7 +48,7 @@ function endOf(exit: TaskExit): { readonly exitCode: number; readonly finishedAt
 /** With the task containerd forgets how it ended: a crash of this service between here and the final status must not lose that. */
 async function note(deps: ContainerDeps, ctx: Ctx, container: Container, ended: StoredEnd): Promise<void> {
   try {
-    await writeJson(statusPath(deps.layout, container.id), encodeStatus({ ...container, ended }))
+    await writeJsonPage(statusPath(deps.layout, container.id), encodeStatus({ ...container, ended }))
   } catch (error) {
     ctx.log.warn({ err: error, container: container.id }, 'cannot note how a container ended before its task is deleted')
   }

@@ -10,13 +10,14 @@ import type { ContainerDeps } from './deps.ts'
 /** Deletes a container that does not run: task (should one be left), snapshot, files, record. Idempotent. */
 export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: Pick<Container, 'id'>): Promise<void> {
   const { id } = container
-  await deps.teardown.destroy(ctx, id)
+  const [record] = await Promise.all([deps.containerd.containers.get(ctx, id), deps.teardown.destroy(ctx, id)])
   await deps.io.closeLog(id)
   deps.stdin.release(id)
-  // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
-  const record = await deps.containerd.containers.get(ctx, id)
-  if (record !== undefined && record.snapshotter !== '') await deps.containerd.snapshots.remove(ctx, record.snapshotter, id)
-  await deps.host.removeTree(deps.layout.containerStateDir(id))
+  await Promise.all([
+    // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
+    record === undefined || record.snapshotter === '' ? undefined : deps.containerd.snapshots.remove(ctx, record.snapshotter, id),
+    deps.host.removeTree(deps.layout.containerStateDir(id)),
+  ])
   // What containerd's own CRI plugin kept of it, if that made it.
   const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
   for (const dir of pluginDirs(mounts, sandboxOf(record))) await deps.host.removeTree(join(dir, 'containers', id))

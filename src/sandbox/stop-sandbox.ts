@@ -41,12 +41,12 @@ export async function takeNetworkDown(deps: SandboxDeps, signal: AbortSignal, me
 /** Deletes everything that a stopped sandbox left: container record, snapshot, files. Idempotent. */
 export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<Sandbox, 'id'>): Promise<void> {
   const { id } = sandbox
-  await deps.teardown.destroy(ctx, id)
-  // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
-  const record = await deps.containerd.containers.get(ctx, id)
-  if (record !== undefined && record.snapshotter !== '') await deps.containerd.snapshots.remove(ctx, record.snapshotter, id)
-  await deps.host.unmount(deps.layout.sandboxShm(id))
-  await deps.host.removeTree(deps.layout.sandboxStateDir(id))
+  const [record] = await Promise.all([deps.containerd.containers.get(ctx, id), deps.teardown.destroy(ctx, id), deps.host.unmount(deps.layout.sandboxShm(id))])
+  await Promise.all([
+    // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
+    record === undefined || record.snapshotter === '' ? undefined : deps.containerd.snapshots.remove(ctx, record.snapshotter, id),
+    deps.host.removeTree(deps.layout.sandboxStateDir(id)),
+  ])
   // What containerd's own CRI plugin kept of it, if that made it.
   const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
   for (const dir of pluginDirs(mounts, id)) {
