@@ -191,8 +191,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
   registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
-  const streaming = 'the streaming server is not part of this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
-  const laterStats = 'is not part of this version; ContainerStats and ListContainerStats are'
+  const streaming = 'there is no streaming server in this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
+  const laterStats = 'this version has ContainerStats and ListContainerStats'
   const handlers = {
     Version: (ctx, request) => version({ containerd }, ctx, request),
     Status: (ctx, request) => status(statusDeps, ctx, request),
@@ -225,16 +225,16 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     Exec: unimplemented(streaming),
     Attach: unimplemented(streaming),
     PortForward: unimplemented(streaming),
-    UpdateContainerResources: unimplemented('changing the resources of a container is not part of this version: create the container anew with the resources that it needs'),
-    UpdatePodSandboxResources: unimplemented('changing the resources of a pod is not part of this version'),
-    PodSandboxStats: unimplemented(`PodSandboxStats ${laterStats}`),
-    ListPodSandboxStats: unimplemented(`ListPodSandboxStats ${laterStats}`),
-    StreamPodSandboxStats: unimplemented(`StreamPodSandboxStats ${laterStats}`),
-    ListMetricDescriptors: unimplemented(`ListMetricDescriptors ${laterStats}`),
-    ListPodSandboxMetrics: unimplemented(`ListPodSandboxMetrics ${laterStats}`),
-    StreamPodSandboxMetrics: unimplemented(`StreamPodSandboxMetrics ${laterStats}`),
-    GetContainerEvents: unimplemented('container events are not part of this version: the kubelet falls back to listing'),
-    CheckpointContainer: unimplemented('checkpoints are not part of this version'),
+    UpdateContainerResources: unimplemented('create the container anew with the resources that it needs'),
+    UpdatePodSandboxResources: unimplemented('run the pod anew with the resources that it needs'),
+    PodSandboxStats: unimplemented(laterStats),
+    ListPodSandboxStats: unimplemented(laterStats),
+    StreamPodSandboxStats: unimplemented(laterStats),
+    ListMetricDescriptors: unimplemented(laterStats),
+    ListPodSandboxMetrics: unimplemented(laterStats),
+    StreamPodSandboxMetrics: unimplemented(laterStats),
+    GetContainerEvents: unimplemented('the kubelet falls back to listing'),
+    CheckpointContainer: unimplemented('checkpoints are left to a later version'),
   } satisfies HandlerTable
 
   return {
