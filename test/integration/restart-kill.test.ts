@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { constants } from 'node:fs'
-import { mkdir, open, readFile, readdir } from 'node:fs/promises'
+import { mkdir, open, readFile, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -188,7 +188,13 @@ describe('cri-shim is killed and started again', { skip }, () => {
         }
         if (name === 'StopPodSandbox' && was === 'done') assert.equal(known?.state, PodSandboxState.SANDBOX_NOTREADY)
         await node.removePod(podId)
-        await node.nothingLeft()
+        try {
+          await node.nothingLeft()
+        } catch (error) {
+          if (was === 'done' || !await removeIdleShims(error)) throw error
+          counts.set('idle shim', (counts.get('idle shim') ?? 0) + 1)
+          await node.nothingLeft()
+        }
       } catch (error) {
         throw new Error(what, { cause: error })
       }
@@ -200,6 +206,21 @@ describe('cri-shim is killed and started again', { skip }, () => {
     assert.doesNotMatch(await readFile(node.shim.logFile, 'utf8'), /"level":60/)
   })
 })
+
+/**
+ * containerd 1.6 gives up the deletion of a task when its client is gone in the middle of it: it has forgotten the task by then, and a shim
+ * without any task stays, which no call of its API reaches. Removes exactly that; false when anything else is left.
+ */
+async function removeIdleShims(error: unknown): Promise<boolean> {
+  const lines = error instanceof Error ? error.message.split('\n').slice(1) : []
+  const found = lines.map((line) => /^processes: (\d+) \S*containerd-shim-runc-v2 -namespace \S+ -id \S+ -address \S+$|^fifos: (\/.*\/io\.containerd\.runtime\.v2\.task\/.*)\/log$/.exec(line))
+  if (found.length === 0 || found.includes(null)) return false
+  for (const match of found) {
+    if (match?.[1] !== undefined) process.kill(Number(match[1]), 'SIGKILL')
+    if (match?.[2] !== undefined) await rm(match[2], { recursive: true, force: true })
+  }
+  return true
+}
 
 /** Numbers in order; where the service was killed, what it had read and not yet written may be missing: at most 64 KiB. */
 function assertOneGap(lines: readonly string[], before: number): void {
