@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises'
+import { access, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bandwidthFromAnnotations } from '../cni/bandwidth.ts'
 import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
@@ -7,6 +7,7 @@ import { Operation } from '../concurrency/operation.ts'
 import type { Settings } from '../config/settings.ts'
 import { ImageUsers } from '../container/image-users.ts'
 import { IoWorker } from '../container/io/client.ts'
+import { RootfsMounts } from '../container/rootfs-mounts.ts'
 import { StdinHolders } from '../container/stdin.ts'
 import type { ContainerDeps } from '../container/deps.ts'
 import { Containerd } from '../containerd/containerd.ts'
@@ -106,7 +107,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
-  const specs = new SpecWiring({ settings, facts, layout, imageUsers, exists: async (path) => await linux.statPath(path) !== undefined })
+  const specs = new SpecWiring({ settings, facts, layout, imageUsers, exists: (path) => access(path).then(() => true, () => false) })
   const runtime = (handler: string): ReturnType<typeof sandboxRuntime> => sandboxRuntime(settings, handler)
   const mergedLabels = (image: Image, own: Readonly<Record<string, string>>): Record<string, string> => ({ ...safeImageLabels(image.config.Labels), ...own })
   const stdin = new StdinHolders()
@@ -129,7 +130,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     sandboxSpec: specs.sandbox, labels: mergedLabels,
   }
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
-  const containerDeps: ContainerDeps = { containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
+  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
 
   const unpacker = new ImageUnpacker({ containerd, platform })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))

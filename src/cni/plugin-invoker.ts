@@ -91,7 +91,7 @@ export class PluginInvoker {
           signal,
           what: `${plugin.type} ${command} of network ${JSON.stringify(list.name)}${forPod(attachment)}`,
         })
-        const outcome = this.#outcome(command, plugin, attachment, path, exit)
+        const outcome = this.#outcome(command, plugin, attachment, exit)
         failed = outcome.failure !== undefined
         return outcome
       } finally {
@@ -132,7 +132,7 @@ export class PluginInvoker {
     }
   }
 
-  #outcome(command: CniCommand, plugin: PluginConf, attachment: Attachment, path: string, exit: PluginExit): PluginOutcome {
+  #outcome(command: CniCommand, plugin: PluginConf, attachment: Attachment, exit: PluginExit): PluginOutcome {
     const stderr = exit.stderr.trim()
     const printed = objectIn(exit.stdout)
     if (exit.code === 0) {
@@ -149,9 +149,7 @@ export class PluginInvoker {
     }
     const how = exit.signal === null ? `exit code ${exit.code}` : `killed by ${exit.signal}${exit.signal === 'SIGKILL' ? ' (out of memory, perhaps: see dmesg)' : ''}`
     const said = exit.stdout.trim() === '' ? 'and no error message' : `and ${excerpt(exit.stdout)}`
-    // What the kernel cannot execute is given to a shell, which then complains about the file by its name.
-    const foreign = exit.code !== null && [2, 126, 127].includes(exit.code) && stderr.startsWith(`${path}: `) ? `; is it built for this machine (${process.arch})?` : ''
-    return { failure: failureOf(command, plugin, attachment, undefined, `ended with ${how} ${said}${foreign}`, '', stderr) }
+    return { failure: failureOf(command, plugin, attachment, undefined, `ended with ${how} ${said}`, '', stderr) }
   }
 }
 

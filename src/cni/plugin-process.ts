@@ -1,6 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { Socket } from 'node:net'
 import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, deadlineExceeded, errnoOf, internal, messageOf } from '../errors/cri-error.ts'
+import { spawnProgram } from '../linux/spawn.ts'
 
 const maxStdoutBytes = 4 << 20
 const maxStderrBytes = 8 << 10
@@ -52,7 +53,7 @@ export async function runPluginProcess(run: PluginRun): Promise<PluginExit> {
 }
 
 async function runOnce(run: PluginRun): Promise<PluginExit> {
-  const child = spawn(run.path, [], { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/', env: run.env })
+  const child = spawnProgram(run.path, { cwd: '/', env: run.env })
   const stdout: Buffer[] = []
   let stdoutBytes = 0
   let stderr = Buffer.alloc(0)
@@ -63,7 +64,7 @@ async function runOnce(run: PluginRun): Promise<PluginExit> {
   const kill = (why: Error): void => {
     if (stop !== undefined) return
     stop = why
-    killGroup(child)
+    killGroup(child.pid)
     death = setTimeout(() => ended.resolve({ code: null, signal: 'SIGKILL' }), deathMs)
   }
   const onAbort = (): void => kill(aborted(run))
@@ -82,14 +83,12 @@ async function runOnce(run: PluginRun): Promise<PluginExit> {
   })
   // A plugin may end without having read its input.
   for (const stream of [child.stdin, child.stdout, child.stderr]) stream.on('error', () => undefined)
-  child.on('error', (error) => {
-    if (child.pid === undefined) ended.reject(error)
-  })
   let pipes: NodeJS.Timeout | undefined
-  child.on('exit', (code, signal) => {
-    pipes = setTimeout(() => ended.resolve({ code, signal }), pipesAfterExitMs)
+  void child.ended.then(async (end) => {
+    pipes = setTimeout(() => ended.resolve(end), pipesAfterExitMs)
+    await Promise.all([closed(child.stdout), closed(child.stderr)])
+    ended.resolve(end)
   })
-  child.on('close', (code, signal) => ended.resolve({ code, signal }))
   child.stdin.end(run.stdin)
 
   try {
@@ -108,13 +107,19 @@ async function runOnce(run: PluginRun): Promise<PluginExit> {
 }
 
 /** The plugin leads a process group of its own: its delegates and tools die with it. */
-function killGroup(child: ChildProcess): void {
-  if (child.pid === undefined) return
+function killGroup(pid: number): void {
   try {
-    process.kill(-child.pid, 'SIGKILL')
+    process.kill(-pid, 'SIGKILL')
   } catch (error) {
-    if (errnoOf(error) !== 'ESRCH') child.kill('SIGKILL')
+    if (errnoOf(error) !== 'ESRCH') throw error
   }
+}
+
+function closed(stream: Socket): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  if (stream.closed) resolve()
+  else stream.once('close', resolve)
+  return promise
 }
 
 /** What plugins get of an environment: they need PATH for iptables and the like, but must not speak to systemd in our name. */
@@ -135,6 +140,7 @@ function cannotStart(run: PluginRun, error: unknown): CriError {
   const remedies: Record<string, string> = {
     EACCES: `; make it executable (chmod 0755 ${run.path}) and see that its file system is not mounted noexec`,
     ENOENT: '; install the CNI plugins again (a script may also name an interpreter that is missing)',
+    ENOEXEC: `; is it built for this machine (${process.arch})? A script needs a #! line`,
     ETXTBSY: '; it is being written: let the installation end and try again',
     EAGAIN: '; the node is out of processes (pid limit)',
     ENOMEM: '; the node is out of memory',

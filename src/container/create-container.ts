@@ -1,5 +1,6 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { dirname, join as joinPath } from 'node:path'
+import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
@@ -68,34 +69,41 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     await containerd.snapshots.remove(withSignal(ctx, signal), runtime.snapshotter, id)
     await containerd.containers.delete(withSignal(ctx, signal), id)
   })
-  // The container is recorded first: it is what keeps the snapshot from garbage collection.
-  await operation.step('create container record', () => containerd.containers.create(ctx, {
-    id,
-    labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindContainer },
-    image: displayName(image),
-    runtime: { name: runtime.type, options: runtime.options },
-    spec,
-    snapshotter: runtime.snapshotter,
-    snapshot_key: id,
-    extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
-  }))
-  const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(ctx, runtime.snapshotter, id, image.chainId))
-  if (volumes.length > 0) {
-    await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
-      for (const volume of volumes) {
-        await host.mkdirAll(volume.hostPath, 0o755)
-        await host.copyFromRoot(root, volume.containerPath, volume.hostPath)
-      }
-    }))
-  }
-  if (logPath !== undefined) await operation.step('make log directory', () => host.mkdirAll(dirname(logPath), 0o755))
   const container: Container = {
     id, metadata, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
     status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }
-  await operation.step('write status', async () => {
-    await writeJsonPage(statusPath(layout, id), encodeStatus(container))
-    await rm(intentPath(dir), { force: true })
-  })
+  await join<[void, void, void]>(ctx.signal, [
+    (signal) => makeInContainerd(withSignal(ctx, signal)),
+    () => operation.step('write status', () => writeJsonPage(statusPath(layout, id), encodeStatus(container))),
+    async () => {
+      if (logPath !== undefined) await operation.step('make log directory', () => host.mkdirAll(dirname(logPath), 0o755))
+    },
+  ])
+  await operation.step('clear intent', () => rm(intentPath(dir), { force: true }))
   return container
+
+  async function makeInContainerd(branch: Ctx): Promise<void> {
+    // The container is recorded first: it is what keeps the snapshot from garbage collection.
+    await operation.step('create container record', () => containerd.containers.create(branch, {
+      id,
+      labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindContainer },
+      image: displayName(image),
+      runtime: { name: runtime.type, options: runtime.options },
+      spec,
+      snapshotter: runtime.snapshotter,
+      snapshot_key: id,
+      extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
+    }))
+    const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    if (volumes.length > 0) {
+      await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
+        for (const volume of volumes) {
+          await host.mkdirAll(volume.hostPath, 0o755)
+          await host.copyFromRoot(root, volume.containerPath, volume.hostPath)
+        }
+      }))
+    }
+    deps.rootfs.keep(id, rootfs)
+  }
 }

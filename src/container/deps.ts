@@ -13,6 +13,7 @@ import type { Store } from '../state/store.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { IoWorker } from './io/client.ts'
 import type { UserDatabase } from './image-users.ts'
+import type { RootfsMounts } from './rootfs-mounts.ts'
 import type { StdinHolders } from './stdin.ts'
 
 /** What a container asks of the kernel. Every path here may have been chosen by a pod: off the main thread, with a deadline. */
@@ -21,7 +22,8 @@ export interface ContainerHost {
   resolvePath(path: string): Promise<string>
   statPath(path: string): Promise<FileStat | undefined>
   mkdirAll(path: string, mode: number): Promise<void>
-  mkfifo(path: string, mode: number): Promise<void>
+  /** A directory of our own with FIFOs in it, made at once. */
+  makeFifos(dir: string, paths: readonly string[]): void
   removeTree(path: string): Promise<void>
   /** Mounts what containerd's snapshotter gave, runs `work` on it and unmounts again, whatever happens. */
   withMounts<T>(mounts: readonly Mount[], work: (dir: string) => Promise<T>): Promise<T>
@@ -75,6 +77,7 @@ export interface ContainerDeps {
   /** The starts of commands, by pod. */
   readonly execStarts: KeyedQueues
   readonly layout: Layout
+  readonly rootfs: RootfsMounts
   readonly containers: Store<Container>
   readonly settings: ContainerSettings
   readonly runtime: (handler: string) => ContainerRuntime

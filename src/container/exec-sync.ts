@@ -41,7 +41,7 @@ export async function execSync(deps: ContainerDeps, ctx: Ctx, operation: Operati
     // containerd opens the FIFOs when the command starts, not before: they are made while it is told of the command.
     await join<[void, void]>(ctx.signal, [
       () => operation.step('open output', async () => {
-        await makeFifos(deps.host, dir, fifos)
+        makeFifos(deps.host, dir, fifos)
         run.capture = await deps.io.capture({ id: execId, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr, limitBytes })
       }),
       () => operation.step('add command', async () => run.add(await makeProcess(), fifos)),

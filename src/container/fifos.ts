@@ -18,7 +18,6 @@ export function fifoPaths(dir: string, name: string, streams: { readonly stdin: 
 }
 
 /** Makes the FIFOs, and the directory that they are in. */
-export async function makeFifos(host: Pick<ContainerHost, 'mkdirAll' | 'mkfifo'>, dir: string, paths: FifoPaths): Promise<void> {
-  await host.mkdirAll(dir, 0o700)
-  await Promise.all([paths.stdin, paths.stdout, paths.stderr].filter((path) => path !== '').map((path) => host.mkfifo(path, 0o600)))
+export function makeFifos(host: Pick<ContainerHost, 'makeFifos'>, dir: string, paths: FifoPaths): void {
+  host.makeFifos(dir, [paths.stdin, paths.stdout, paths.stderr].filter((path) => path !== ''))
 }

@@ -61,9 +61,9 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   operation.onUndo('close log', () => deps.io.closeLog(id))
   // Both to their end, also when one fails: a log that is opened after it was closed would stay open.
   const [mounts] = await join<[Awaited<ReturnType<typeof containerd.snapshots.mounts>>, void]>(ctx.signal, [
-    (signal) => operation.step('snapshot mounts', () => containerd.snapshots.mounts(withSignal(ctx, signal), runtime.snapshotter, id)),
+    (signal) => operation.step('snapshot mounts', () => deps.rootfs.take(id) ?? containerd.snapshots.mounts(withSignal(ctx, signal), runtime.snapshotter, id)),
     () => operation.step('open log', async () => {
-      await makeFifos(deps.host, io, fifos)
+      makeFifos(deps.host, io, fifos)
       deps.stdin.hold(id, fifos.stdin)
       await deps.io.openLog({
         id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr,

@@ -58,21 +58,24 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     await host.removeTree(layout.sandboxDir(id))
   })
   await operation.step('write intent', () => writeIntent(layout, { id, name: request.name, config, netnsPath, runtimeHandler: request.runtimeHandler }))
-  if (!hostNetwork) {
+  const undoCtx = (signal: AbortSignal): Ctx => withSignal(ctx, signal)
+  const [files, namespace] = [makeFiles(), makeNamespace()]
+  const [network, pause] = await join<[Awaited<ReturnType<typeof addNetwork>>, Awaited<ReturnType<typeof createPause>>, void, void]>(ctx.signal, [
+    (signal) => addNetwork(signal),
+    (signal) => createPause(withSignal(ctx, signal)),
+    () => files,
+    () => namespace,
+  ])
+
+  async function makeNamespace(): Promise<void> {
+    if (hostNetwork) return
     onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
     await operation.step('create network namespace', () => host.createNetns(netnsPath))
   }
 
-  const undoCtx = (signal: AbortSignal): Ctx => withSignal(ctx, signal)
-  const files = makeFiles()
-  const [network, pause] = await join<[Awaited<ReturnType<typeof addNetwork>>, Awaited<ReturnType<typeof createPause>>, void]>(ctx.signal, [
-    (signal) => addNetwork(signal),
-    (signal) => createPause(withSignal(ctx, signal)),
-    () => files,
-  ])
-
   async function addNetwork(signal: AbortSignal): Promise<{ readonly ips: readonly string[]; readonly result: unknown }> {
     if (hostNetwork) return { ips: [], result: undefined }
+    await namespace
     const networks = deps.networks(request.runtimeHandler)
     const pod = cniPod(metadata)
     onUndo('cni del', (undoSignal) => networks.del(pod, undoSignal))
@@ -99,7 +102,7 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     }))
     const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
     // The runtime binds them into the root file system: a /dev/shm that is not mounted by then would be a plain directory of the host's.
-    await files
+    await Promise.all([files, namespace])
     const pid = await operation.step('create task', () => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
       containerId: id, rootfs: mounts, stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
     }), branch.signal))

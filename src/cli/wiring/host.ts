@@ -4,6 +4,7 @@ import type { ContainerHost } from '../../container/deps.ts'
 import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
 import { copyFromRoot } from '../../linux/copy-tree.ts'
 import type { Linux } from '../../linux/linux.ts'
+import { makeFifosAt } from '../../linux/fifos.ts'
 import { mountOf } from '../../linux/mountinfo.ts'
 import type { SandboxHost } from '../../sandbox/deps.ts'
 
@@ -29,7 +30,7 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
     resolvePath: (path) => linux.resolvePath(path),
     statPath: (path) => linux.statPath(path),
     mkdirAll: (path, mode) => linux.mkdirAll(path, mode),
-    mkfifo: (path, mode) => linux.mkfifo(path, mode),
+    makeFifos: makeFifosAt,
     async withMounts(mounts, work) {
       await mkdir(scratchDir, { recursive: true, mode: 0o700 })
       const dir = await mkdtemp(join(scratchDir, 'rootfs-'))
