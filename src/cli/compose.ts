@@ -81,7 +81,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const layout = new Layout(shim.root, shim.state)
   for (const dir of [shim.root, shim.state, layout.sandboxesDir(), layout.containersDir()]) await mkdir(dir, { recursive: true, mode: 0o711 })
 
-  const linux = await Linux.start({ log: log.child({ component: 'linux' }) })
+  // One thread as long as nothing hangs: each takes 10 MB, and what is asked of it takes a millisecond.
+  const linux = await Linux.start({ log: log.child({ component: 'linux' }), workers: 1 })
   const lock = await linux.lockFile(join(shim.root, 'lock'))
   const [io, facts] = await Promise.all([
     IoWorker.start({ log: log.child({ component: 'io' }) }),
