@@ -35,6 +35,7 @@ import { containerStats, listContainerStats, streamContainerStats } from '../run
 import { containerStatus } from '../runtime-service/container-status.ts'
 import { createContainer } from '../runtime-service/create-container.ts'
 import type { RuntimeServiceDeps } from '../runtime-service/deps.ts'
+import { ExecProcesses } from '../runtime-service/exec-processes.ts'
 import { execSync } from '../runtime-service/exec-sync.ts'
 import { Lifecycle } from '../runtime-service/lifecycle.ts'
 import { listContainers, streamContainers } from '../runtime-service/list-containers.ts'
@@ -157,6 +158,10 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     return image
   }
 
+  const execProcesses = new ExecProcesses()
+  containers.listen((before, after) => {
+    if (before !== undefined && after === undefined) execProcesses.forget(before.id)
+  })
   const usage = new ContainerUsage({
     cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
     snapshotterOf: (container) => snapshotterOfPods(settings, sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
@@ -164,7 +169,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const runtimeHandlers = handlerMessages(settings)
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
-    mutex: new KeyedMutex(), operation, pauseImage, containerImage, runtimeHandlers: () => runtimeHandlers,
+    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, runtimeHandlers: () => runtimeHandlers,
   }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),

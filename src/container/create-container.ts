@@ -5,6 +5,7 @@ import type { Operation } from '../concurrency/operation.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
+import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
 import { resolveUser } from '../oci-spec/resolve-user.ts'
 import { userRequest } from '../oci-spec/user.ts'
 import { containerExtension, encodeContainerMetadata, labels, type ContainerMetadata } from '../state/metadata.ts'
@@ -12,6 +13,7 @@ import { displayName } from '../state/image-names.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import { encodeStatus, writeJson, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
+import type { UserDatabase } from './image-users.ts'
 import { containerLogPath } from './log-path.ts'
 import { imageVolumes, resolveDevices, resolveMounts } from './mounts.ts'
 import { statusPath } from './status.ts'
@@ -47,15 +49,17 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   const volumes = deps.settings.ignoreImageDefinedVolumes ? [] : imageVolumes(image.config.Volumes, config.mounts, dir)
 
   operation.onUndo('remove container directory', () => host.removeTree(dir))
-  await operation.step('write intent', async () => {
-    await mkdir(dir, { recursive: true, mode: 0o711 })
-    await writeJson(intentPath(dir), { id, name: input.name, snapshotter: runtime.snapshotter })
-  })
-  const [mounts, devices, users] = await operation.step('resolve mounts and users', () => Promise.all([
-    resolveMounts(host, config.mounts),
-    resolveDevices(host, config.devices),
-    deps.imageUsers(ctx, image, runtime.snapshotter),
-  ]))
+  const [[mounts, devices, users]] = await join<[[ResolvedMount[], ResolvedDevice[], UserDatabase], void]>(ctx.signal, [
+    (signal) => operation.step('resolve mounts and users', () => Promise.all([
+      resolveMounts(host, config.mounts),
+      resolveDevices(host, config.devices),
+      deps.imageUsers(withSignal(ctx, signal), image, runtime.snapshotter),
+    ])),
+    () => operation.step('write intent', async () => {
+      await mkdir(dir, { recursive: true, mode: 0o711 })
+      await writeJson(intentPath(dir), { id, name: input.name, snapshotter: runtime.snapshotter })
+    }),
+  ])
   const user = resolveUser(request, users.passwd, users.group, security?.supplemental_groups ?? [], security?.supplemental_groups_policy ?? 0)
   const spec = await operation.step('make spec', () => deps.containerSpec({
     id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: displayName(image), user, devices,

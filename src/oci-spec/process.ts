@@ -90,7 +90,7 @@ export function processUser(user: ResolvedUser): OciProcess['user'] {
  * The process of an exec: the container's own with another command and terminal, so that it runs as the same user with the same limits and
  * security. Throws INVALID_ARGUMENT without a command, FAILED_PRECONDITION for a spec that has no process.
  */
-export function execProcess(spec: OciSpec, { cmd, tty }: { readonly cmd: readonly string[]; readonly tty: boolean }): OciProcess {
+export function execProcess(spec: Pick<OciSpec, 'process'>, { cmd, tty }: { readonly cmd: readonly string[]; readonly tty: boolean }): OciProcess {
   if (spec.process === undefined) throw failedPrecondition('the container\'s specification has no process: it cannot run commands')
   if (cmd.length === 0) throw invalidArgument('no command specified to run in the container')
   for (const [index, arg] of cmd.entries()) if (arg.includes('\0')) throw invalidArgument(`argument ${index} of the command has a NUL byte in it`)

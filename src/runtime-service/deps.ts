@@ -9,6 +9,7 @@ import type { ImageStore } from '../state/image-store.ts'
 import type { NameIndex } from '../state/name-index.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import type { Store } from '../state/store.ts'
+import type { ExecProcesses } from './exec-processes.ts'
 
 /** What the pod and container RPCs work with. Each takes the part that it names. */
 export interface RuntimeServiceDeps {
@@ -21,6 +22,7 @@ export interface RuntimeServiceDeps {
   readonly images: ImageStore
   /** Orders the calls on one sandbox or container. */
   readonly mutex: KeyedMutex
+  readonly execProcesses: ExecProcesses
   /** Begins a long operation whose steps are measured. */
   readonly operation: (name: string) => Operation
   /** The pause image, pulled when it is missing. */

@@ -9,7 +9,7 @@ import { execProcess } from '../oci-spec/process.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 import { specOf } from './spec-of.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'operation'>
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'operation' | 'execProcesses'>
 
 /** ExecSync: a command's output and exit code; a command that takes longer than `timeout` seconds is killed with its process group. */
 export async function execSync(deps: Deps, ctx: Ctx, request: ExecSyncRequest): Promise<Init<ExecSyncResponse>> {
@@ -17,8 +17,11 @@ export async function execSync(deps: Deps, ctx: Ctx, request: ExecSyncRequest): 
   if (seconds < 0) throw invalidArgument(`timeout ${request.timeout} is negative`)
   const container = deps.containers.find(request.container_id)
   const makeProcess = async (): Promise<Init<Any>> => {
+    const known = deps.execProcesses.get(container.id)
+    if (known !== undefined) return ociProcessAny(execProcess({ process: known }, { cmd: request.cmd, tty: false }))
     const spec = specOf(await deps.container.containerd.containers.get(ctx, container.id))
     if (spec === null) throw notFound(`container ${container.id} is gone from containerd`)
+    deps.execProcesses.keep(container.id, spec)
     return ociProcessAny(execProcess(spec, { cmd: request.cmd, tty: false }))
   }
   const result = await run(deps.container, ctx, deps.operation('ExecSync'), container, makeProcess, { timeoutMs: seconds * 1000, command: request.cmd })
