@@ -1,21 +1,8 @@
+import type { GenericOptions, RuncOptions } from '../config/settings.ts'
 import type { Any } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import { packAny } from './any.ts'
 import { varint } from './varint.ts'
-
-/** The options of a runtime handler, as far as containerd passes them to the shim. */
-export interface RuncOptions {
-  readonly systemdCgroup: boolean
-  readonly binaryName: string
-  readonly root: string
-  readonly shimCgroup: string
-  readonly noPivotRoot: boolean
-  readonly noNewKeyring: boolean
-  readonly ioUid: number
-  readonly ioGid: number
-  readonly criuImagePath: string
-  readonly criuWorkPath: string
-}
 
 /** The runtime types whose shim reads containerd.runc.v1.Options. */
 export function isRuncType(runtimeType: string): boolean {
@@ -23,7 +10,7 @@ export function isRuncType(runtimeType: string): boolean {
 }
 
 /** `containerd.runc.v1.Options` for the shim of runc and crun. */
-export function runcOptions(options: RuncOptions): Init<Any> {
+export function runcOptions(options: Omit<RuncOptions, 'kind'>): Init<Any> {
   return packAny('containerd.runc.v1.Options', {
     systemd_cgroup: options.systemdCgroup, binary_name: options.binaryName, root: options.root, shim_cgroup: options.shimCgroup,
     no_pivot_root: options.noPivotRoot, no_new_keyring: options.noNewKeyring, io_uid: options.ioUid, io_gid: options.ioGid,
@@ -35,7 +22,7 @@ export function runcOptions(options: RuncOptions): Init<Any> {
  * `runtimeoptions.v1.Options` (type_url, config_path, config_body) for every other shim: three fields, encoded by hand because the
  * message belongs to no API of containerd's daemon.
  */
-export function genericOptions(options: { readonly typeUrl: string; readonly configPath: string; readonly configBody: string }): Init<Any> | undefined {
+export function genericOptions(options: Omit<GenericOptions, 'kind'>): Init<Any> | undefined {
   if (options.typeUrl === '' && options.configPath === '' && options.configBody === '') return undefined
   return { type_url: 'runtimeoptions.v1.Options', value: Buffer.concat([field(1, options.typeUrl), field(2, options.configPath), field(3, options.configBody)]) }
 }

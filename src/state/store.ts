@@ -1,4 +1,4 @@
-import { failedPrecondition, notFound } from '../errors/cri-error.ts'
+import { failedPrecondition, invalidArgument, notFound } from '../errors/cri-error.ts'
 
 /** A change of one record: `before` is undefined when it was added, `after` when it was removed. */
 export type StoreListener<T> = (before: T | undefined, after: T | undefined) => void
@@ -33,7 +33,7 @@ export class Store<T extends { readonly id: string }> {
   find(prefix: string): T {
     const exact = this.#records.get(prefix)
     if (exact !== undefined) return exact
-    if (prefix === '') throw notFound(`no ${this.kind} id given`)
+    if (prefix === '') throw invalidArgument(`no ${this.kind} id given`)
     const found: T[] = []
     for (const [id, record] of this.#records) if (id.startsWith(prefix)) found.push(record)
     const [first, second] = found
@@ -42,9 +42,10 @@ export class Store<T extends { readonly id: string }> {
     return first
   }
 
-  /** Like `find`, but undefined when there is none: for the calls that treat a missing thing as done. */
+  /** Like `find`, but undefined when there is none: for the calls that treat a missing thing as done. INVALID_ARGUMENT without an id. */
   lookup(prefix: string): T | undefined {
-    for (const id of this.#records.keys()) if (id === prefix || (prefix !== '' && id.startsWith(prefix))) return this.find(prefix)
+    if (prefix === '') throw invalidArgument(`no ${this.kind} id given`)
+    for (const id of this.#records.keys()) if (id.startsWith(prefix)) return this.find(prefix)
     return undefined
   }
 
