@@ -9,8 +9,6 @@ import { readStoredImage, type StoredImage } from './pull/stored-manifest.ts'
 import { Unpacker } from './pull/unpack.ts'
 
 /** What a crash in the middle leaves behind goes after this. */
-/** How long a snapshot that was there is taken to be there still. */
-const seenMs = 30_000
 const leaseMs = 3_600_000
 
 /** Unpacks images that are there and not unpacked where they are needed: imported so, or pulled for a runtime handler with another snapshotter. */
@@ -18,8 +16,6 @@ export class ImageUnpacker {
   readonly #containerd: Containerd
   readonly #platform: Platform
   readonly #unpacker: Unpacker
-  /** Snapshots that were there a moment ago, and until when that is believed, by snapshotter and name. */
-  readonly #seen = new Map<string, number>()
 
   constructor(options: { readonly containerd: Containerd; readonly platform: Platform }) {
     this.#containerd = options.containerd
@@ -30,13 +26,7 @@ export class ImageUnpacker {
   /** FAILED_PRECONDITION when a layer that it takes is not kept on the node: the image has to be pulled for this snapshotter. */
   async ensure(ctx: Ctx, image: Image, snapshotter: string): Promise<void> {
     const { snapshots, leases, content } = this.#containerd
-    if (image.chainId === '') return
-    const key = `${snapshotter}/${image.chainId}`
-    if ((this.#seen.get(key) ?? 0) > performance.now()) return
-    if (await snapshots.stat(ctx, snapshotter, image.chainId) !== undefined) {
-      this.#see(key)
-      return
-    }
+    if (image.chainId === '' || await snapshots.stat(ctx, snapshotter, image.chainId) !== undefined) return
     const lease = `cri-shim-unpack-${randomUUID()}`
     await leases.create(ctx, lease, leaseMs, { 'cri-shim/image': image.id })
     try {
@@ -49,13 +39,6 @@ export class ImageUnpacker {
     } finally {
       await leases.delete(withSignal(ctx, AbortSignal.timeout(30_000)), lease).catch((error: unknown) => ctx.log.warn({ err: error, lease }, 'cannot delete the lease of an unpacking: it ends after an hour'))
     }
-  }
-
-  /** An image keeps its snapshots from garbage collection: they only go when somebody removes them by hand. */
-  #see(key: string): void {
-    const now = performance.now()
-    for (const [other, until] of this.#seen) if (until <= now) this.#seen.delete(other)
-    this.#seen.set(key, now + seenMs)
   }
 
   async #stored(ctx: Ctx, image: Image): Promise<StoredImage> {

@@ -105,7 +105,7 @@ describe('requests that are not complete', () => {
     ['PodSandboxStatus of a container', async () => node.cri.runtime.PodSandboxStatus({ pod_sandbox_id: otherContainer }), Code.NOT_FOUND, /no pod sandbox with id/],
     ['UpdateRuntimeConfig without one', async () => node.cri.runtime.UpdateRuntimeConfig({}), Code.INVALID_ARGUMENT, /runtime_config is missing/],
     ['Exec', async () => node.cri.runtime.Exec({ container_id: otherContainer, cmd: ['true'] }), Code.UNIMPLEMENTED, /ExecSync/],
-    ['UpdateContainerResources', async () => node.cri.runtime.UpdateContainerResources({ container_id: otherContainer }), Code.UNIMPLEMENTED, /not part of this version/],
+    ['UpdateContainerResources', async () => node.cri.runtime.UpdateContainerResources({ container_id: otherContainer }), Code.UNIMPLEMENTED, /create the container anew/],
   ]
   for (const [what, call, code, pattern] of cases) {
     it(`${what}: ${codeName(code)}`, async () => {

@@ -174,7 +174,7 @@ describe('a command that cannot be run', () => {
 
   it('where nothing runs', async () => {
     assert.equal((await statusOf(exec(['true'], 1, 'nosuchcontainer'))).code, Code.NOT_FOUND)
-    assert.equal((await statusOf(exec(['true'], 1, ''))).code, Code.NOT_FOUND)
+    assert.equal((await statusOf(exec(['true'], 1, ''))).code, Code.INVALID_ARGUMENT)
     const created = await node.create(pod, 'created', { command: ['sleep', '1000'] })
     const before = await statusOf(exec(['true'], 1, created.id))
     assert.equal(before.code, Code.FAILED_PRECONDITION)

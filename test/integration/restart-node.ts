@@ -126,6 +126,8 @@ function node(dir: string, stack: AsyncDisposableStack, parts: Pick<TestNode, 'r
   const ctr = async (...args: string[]): Promise<string> => output('ctr', ['--address', containerd.socket, '--namespace', 'k8s.io', ...args])
   const create: TestNode['create'] = async (podId, pod, config) => (await cri.runtime.CreateContainer({ pod_sandbox_id: podId, config, sandbox_config: pod })).container_id
   const ready = async (): Promise<void> => {
+    // The client may still be waiting to try again after a connection to the service that was stopped.
+    await cri.ready(30_000)
     await until('cri-shim serves', async () => {
       const conditions = (await cri.runtime.Status({})).status?.conditions ?? []
       return conditions.every((condition) => condition.status) || undefined
