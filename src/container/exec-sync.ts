@@ -111,10 +111,14 @@ class ExecRun {
     return invalidArgument(`the command cannot be run in container ${this.#id}: ${messageOf(error)}`, { reason: 'ExecCannotRun', cause: error })
   }
 
-  /** The command has ended: containerd forgets it. */
+  /** The command has ended: containerd forgets it. That this fails (the whole container may end at this moment) takes nothing from the answer; `cleanUp` tries again. */
   async remove(): Promise<void> {
-    await this.#deps.containerd.tasks.deleteExec(this.#ctx, this.#id, this.#execId)
-    this.#added = false
+    try {
+      await this.#deps.containerd.tasks.deleteExec(this.#ctx, this.#id, this.#execId)
+      this.#added = false
+    } catch (error) {
+      this.#ctx.log.debug({ err: error, container: this.#id, exec: this.#execId }, 'cannot remove an exec from containerd yet')
+    }
   }
 
   async wait(timeoutMs: number, containerPid: number, command: readonly string[]): Promise<TaskExit> {
