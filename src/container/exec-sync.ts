@@ -128,7 +128,7 @@ class ExecRun {
     try {
       return await abortable(this.#exit, signal)
     } catch (error) {
-      if (!signal.aborted) throw error
+      if (!signal.aborted) throw await this.#explained(error)
       // Also for a client that is gone: nobody will ever read what the command still prints.
       await this.#kill(containerPid)
       if (timeout?.aborted !== true || this.#ctx.signal.aborted) throw error
