@@ -29,6 +29,8 @@ missing_packages() {
   have umount || echo mount
   have setpriv || echo util-linux
   have find || echo findutils
+  have ps || echo procps
+  have openssl || echo openssl
 }
 
 # For test/systemd: a Debian, and what boots it.

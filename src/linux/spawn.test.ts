@@ -42,7 +42,7 @@ test('a program gets its input, environment and working directory; its output an
 })
 
 test('it leads a process group of its own, and a signal that ends it is told', async () => {
-  const path = await script('group', 'cut -d ' ' -f 5 /proc/$$/stat; kill -TERM $$')
+  const path = await script('group', 'cut -d " " -f 5 /proc/$$/stat; kill -TERM $$')
   const { pid, stdout, code, signal } = await run(path)
   assert.equal(Number(stdout.trim()), pid)
   assert.deepEqual([code, signal], [null, 'SIGTERM'])
