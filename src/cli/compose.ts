@@ -160,7 +160,9 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
   const execProcesses = new ExecProcesses()
   containers.listen((before, after) => {
-    if (before !== undefined && after === undefined) execProcesses.forget(before.id)
+    if (before === undefined || after !== undefined) return
+    execProcesses.forget(before.id)
+    containerDeps.rootfs.forget(before.id)
   })
   const usage = new ContainerUsage({
     cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,

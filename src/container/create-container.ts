@@ -3,6 +3,7 @@ import { dirname, join as joinPath } from 'node:path'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
+import type { Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
@@ -77,7 +78,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     id, metadata, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
     status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }
-  await join<[void, void, void]>(ctx.signal, [
+  const [rootfs] = await join<[Mount[], void, void]>(ctx.signal, [
     (signal) => makeInContainerd(withSignal(ctx, signal)),
     () => operation.step('write status', () => writeJsonPage(statusPath(layout, id), encodeStatus(container))),
     async () => {
@@ -85,9 +86,10 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     },
   ])
   await operation.step('clear intent', () => rm(intentPath(dir), { force: true }))
+  deps.rootfs.keep(id, rootfs)
   return container
 
-  async function makeInContainerd(branch: Ctx): Promise<void> {
+  async function makeInContainerd(branch: Ctx): Promise<Mount[]> {
     // The container is recorded first: it is what keeps the snapshot from garbage collection.
     await operation.step('create container record', () => containerd.containers.create(branch, {
       id,
@@ -108,6 +110,6 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
         }
       }))
     }
-    deps.rootfs.keep(id, rootfs)
+    return rootfs
   }
 }

@@ -10,7 +10,6 @@ import type { ContainerDeps } from './deps.ts'
 /** Deletes a container that does not run: task (should one be left), snapshot, files, record. Idempotent. */
 export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: Pick<Container, 'id'>): Promise<void> {
   const { id } = container
-  deps.rootfs.forget(id)
   const [record] = await Promise.all([deps.containerd.containers.get(ctx, id), deps.teardown.destroy(ctx, id)])
   await deps.io.closeLog(id)
   deps.stdin.release(id)
