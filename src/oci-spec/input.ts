@@ -1,3 +1,4 @@
+import type { Settings } from '../config/settings.ts'
 import type { ContainerConfig, IDMapping, PodSandboxConfig } from '../generated/cri.ts'
 import type { ImageConfig } from './image-config.ts'
 import type { OciSpec } from './types.ts'
@@ -67,19 +68,10 @@ export interface RuntimeView {
   readonly features?: { readonly recursiveReadOnlyMounts?: boolean; readonly idmapMounts?: boolean }
 }
 
-/** The settings of the CRI section that shape a spec; names as in containerd's config.toml. */
-export interface SpecSettings {
-  readonly disableCgroup: boolean
-  readonly disableApparmor: boolean
-  readonly disableProcMount: boolean
-  readonly restrictOomScoreAdj: boolean
-  readonly unsetSeccompProfile: string
-  readonly tolerateMissingHugetlbController: boolean
-  readonly disableHugetlbController: boolean
-  readonly enableUnprivilegedPorts: boolean
-  readonly enableUnprivilegedIcmp: boolean
-  readonly deviceOwnershipFromSecurityContext?: boolean
-}
+/** The settings of the CRI section that shape a spec. */
+export type SpecSettings = Pick<Settings,
+  | 'disableCgroup' | 'disableApparmor' | 'disableProcMount' | 'restrictOomScoreAdj' | 'unsetSeccompProfile' | 'tolerateMissingHugetlbController'
+  | 'disableHugetlbController' | 'enableUnprivilegedPorts' | 'enableUnprivilegedIcmp'> & Partial<Pick<Settings, 'deviceOwnershipFromSecurityContext'>>
 
 /**
  * A bind mount whose host path the caller has created, resolved through symlinks, checked for the wanted propagation and relabelled.

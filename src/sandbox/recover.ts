@@ -33,7 +33,7 @@ function readMetadata(record: ContainerRecord): SandboxMetadata {
 }
 
 /** The ids that have a directory of ours. */
-export async function knownDirectories(dir: string): Promise<string[]> {
+async function knownDirectories(dir: string): Promise<string[]> {
   try {
     return await readdir(dir)
   } catch (error) {

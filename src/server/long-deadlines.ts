@@ -7,7 +7,7 @@ const maxTimerMs = 2 ** 31 - 1
 const unitMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 }
 
 /** Whether the value of a grpc-timeout header is more than a timer can wait. */
-export function exceedsTimer(timeout: string): boolean {
+function exceedsTimer(timeout: string): boolean {
   const [, digits, unit] = /^(\d{1,8})([HMSmun])$/.exec(timeout) ?? []
   return digits !== undefined && unit !== undefined && Number(digits) * (unitMs[unit] ?? 0) > maxTimerMs
 }
