@@ -6,6 +6,7 @@ import { it } from 'node:test'
 import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import { TaskTeardown } from '../containerd/task-teardown.ts'
 import type { TasksService } from '../containerd/tasks.ts'
+import { internal } from '../errors/cri-error.ts'
 import { backgroundCtx } from '../observability/context.ts'
 import { createLogger } from '../observability/logger.ts'
 import { fromGoJson } from '../state/go-json.ts'
@@ -15,13 +16,14 @@ import { Store } from '../state/store.ts'
 import type { ContainerDeps } from './deps.ts'
 import { handleExit, handleOom } from './exit.ts'
 import { saveStatus, statusPath } from './status.ts'
+import { stopContainer } from './stop-container.ts'
 
 const id = 'c'.repeat(64)
 const ctx = backgroundCtx(createLogger('fatal'), 'test')
 
 /** A running container; `whileEnding` is called when its exit is about to be recorded. */
-async function running(dir: string, whileEnding: () => void): Promise<ContainerDeps> {
-  const tasks = { delete: async () => ({ exitStatus: 137, exitedAt: 3n }) } as unknown as TasksService
+async function running(dir: string, whileEnding: () => void, more: Partial<TasksService> = {}): Promise<ContainerDeps> {
+  const tasks = { delete: async () => ({ exitStatus: 137, exitedAt: 3n }), ...more } as unknown as TasksService
   const containers = new Store<Container>('container')
   const layout = new Layout(join(dir, 'root'), join(dir, 'state'))
   const container: Container = {
@@ -70,6 +72,39 @@ it('corrects the reason when the event comes after the exit, and leaves one that
     await handleOom(deps, id)
     assert.equal(deps.containers.get(id)?.status.reason, 'OOMKilled')
     assert.equal(deps.containers.get(id)?.status.finishedAt, 3n)
+  } finally {
+    await rm(dir, { recursive: true })
+  }
+})
+
+it('a stop whose signal meets the end of the shim is done when the exit under way is recorded, with its exit code', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'cri-shim-exit-'))
+  try {
+    const deleting = Promise.withResolvers<void>()
+    const deleted = Promise.withResolvers<void>()
+    let gone = false
+    const deps = await running(dir, () => undefined, {
+      async delete() {
+        if (gone) return undefined
+        deleting.resolve()
+        await deleted.promise
+        gone = true
+        return { exitStatus: 137, exitedAt: 3n }
+      },
+      async kill() {
+        setImmediate(() => deleted.resolve())
+        throw internal('containerd Tasks.Kill: ttrpc: closed: unknown', { reason: 'ShimGone' })
+      },
+      get: async () => (gone ? undefined : { containerId: id, pid: 7, state: 'stopped', exitStatus: 137, exitedAt: 3n }),
+    })
+    const exit = handleExit(deps, ctx, id, { exitStatus: 137, exitedAt: 3n })
+    await deleting.promise
+    const container = deps.containers.get(id)
+    assert.ok(container !== undefined)
+    await stopContainer(deps, ctx, container, 0)
+    await exit
+    assert.equal(deps.containers.get(id)?.status.state, 'exited')
+    assert.equal(deps.containers.get(id)?.status.exitCode, 137)
   } finally {
     await rm(dir, { recursive: true })
   }

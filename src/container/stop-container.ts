@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { deadlineExceeded, invalidArgument, isNotFound } from '../errors/cri-error.ts'
+import { deadlineExceeded, invalidArgument } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Container } from '../state/records.ts'
 import type { ContainerDeps } from './deps.ts'
@@ -50,14 +50,10 @@ export async function stopContainer(deps: ContainerDeps, ctx: Ctx, container: Co
 }
 
 async function kill(deps: ContainerDeps, ctx: Ctx, id: string, signal: number): Promise<void> {
-  try {
-    await deps.containerd.tasks.kill(ctx, id, signal)
-  } catch (error) {
-    if (!isNotFound(error)) throw error
-    // It has ended and the exit is on its way. Should its event be lost, the end is noticed here.
-    const task = await deps.containerd.tasks.get(ctx, id)
-    if (task === undefined || task.state === 'stopped') await handleExit(deps, ctx, id, task)
-  }
+  if (await deps.teardown.signal(ctx, id, signal)) return
+  // It has ended and the exit is on its way. Should its event be lost, the end is noticed here.
+  const task = await deps.containerd.tasks.get(ctx, id)
+  if (task === undefined || task.state === 'stopped') await handleExit(deps, ctx, id, task)
 }
 
 async function endsWithin(deps: ContainerDeps, ctx: Ctx, id: string, ended: (record: Container) => boolean, timeoutMs: number): Promise<boolean> {

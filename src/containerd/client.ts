@@ -181,7 +181,9 @@ export class ContainerdClient {
       return new CriError(Code.DEADLINE_EXCEEDED, `containerd ${name} (${about}) gave no answer within ${timeoutMs / 1000} s`, { reason: 'ContainerdTimeout', cause: error })
     }
     const code = passedOn.has(error.code) && error.code !== grpc.status.UNKNOWN ? error.code as Code : Code.INTERNAL
-    return new CriError(code, `containerd ${name} (${about}): ${error.details}`, { cause: error })
+    // The connection to the shim broke under the call: the shim has ended.
+    const reason = code === Code.INTERNAL && error.details.includes('ttrpc: closed') ? { reason: 'ShimGone' } : {}
+    return new CriError(code, `containerd ${name} (${about}): ${error.details}`, { ...reason, cause: error })
   }
 
   /** Resolves when containerd accepts connections; DEADLINE_EXCEEDED as UNAVAILABLE when it does not in time. */

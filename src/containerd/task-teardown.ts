@@ -29,6 +29,22 @@ export class TaskTeardown {
     return this.#mutex.run(id, work, signal)
   }
 
+  /**
+   * Sends a signal to a task's init. False when there is nobody to take it: the init has ended, or its shim with it (a Tasks.Delete that
+   * somebody else has under way takes both). Then whatever is being done to the task is over when this returns.
+   */
+  async signal(ctx: Ctx, id: string, signal: number): Promise<boolean> {
+    try {
+      await this.#tasks.kill(ctx, id, signal)
+      return true
+    } catch (error) {
+      if (isNotFound(error)) return false
+      if (!saysShimGone(error)) throw error
+      await this.exclusive(id, () => this.#forgotten(ctx, id, error), ctx.signal)
+      return false
+    }
+  }
+
   /** Kills the task if it still runs, waits for its end and deletes it. Undefined when there was none. Idempotent. */
   async destroy(ctx: Ctx, id: string): Promise<TaskExit | undefined> {
     return this.exclusive(id, () => this.destroyHeld(ctx, id), ctx.signal)
@@ -81,7 +97,6 @@ export class TaskTeardown {
   }
 }
 
-/** What containerd answers when the connection to the shim breaks under a call. */
 function saysShimGone(error: unknown): boolean {
-  return error instanceof CriError && error.code === Code.INTERNAL && /ttrpc: closed/.test(error.message)
+  return error instanceof CriError && error.reason === 'ShimGone'
 }
