@@ -51,7 +51,11 @@ export interface StreamFifos {
  * settled: FIFOs are closed then, ports too.
  */
 export interface StreamIo {
-  /** Aborted when the client is gone, nothing went either way for the idle timeout, the worker died, or the drain deadline has passed; the reason is a CriError. */
+  /**
+   * Aborted when the client is gone, nothing went either way for the idle timeout, the worker died, or the drain deadline has passed; the reason is a
+   * CriError. From then on, until the backend's promise settles, the writing end of stdin is closed and output is read to nowhere: a process that is
+   * told to end must not wait for a reader.
+   */
   readonly signal: AbortSignal
   /** The latest size is replayed to a listener that comes late. One listener. */
   onResize(listener: (size: TerminalSize) => void): void
@@ -63,8 +67,10 @@ export interface StreamIo {
   openFifos(fifos: StreamFifos): Promise<void>
   /** The process has its FIFOs open (Tasks.Start returned) or never will: our keep-alive ends are closed, end of file may come. */
   started(): void
-  /** The outputs are at their end and have been handed to the client, or `timeoutMs` has passed. */
+  /** The outputs are at their end and have been handed to the client, or nothing has moved for `timeoutMs`: a slow client has all the time it needs. */
   drained(timeoutMs: number): Promise<'drained' | 'timeout'>
+  /** Closes the writing end of stdin now; what the client still sends is thrown away. For an attach whose container's stdin another client has ended. */
+  closeStdin(): void
   /** Attach: output arrives from another thread through this port (transferred) as AttachOutputMessage; see there. Counts for `drained` until its `end`. */
   attachOutput(port: MessagePort): void
   /** Resolves when the client has closed its stdin by a half-close and everything it sent is written (for stdin_once). Never when the client is merely gone. */
