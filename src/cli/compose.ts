@@ -179,9 +179,11 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     removeLeftovers: (ctx) => users.removeLeftovers(ctx),
     reloadImages: async (ctx) => {
       await facts.refresh()
-      for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1'])) {
+      for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1', 'type==io.containerd.content.v1,id==content'])) {
         const root = plugin.exports['root']
-        if (root !== undefined && root !== '') snapshotterRoots.set(plugin.id, root)
+        if (root === undefined || root === '') continue
+        if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root)
+        else snapshotterRoots.set(plugin.id, root)
       }
       await catalog.reload(ctx)
     },

@@ -24,6 +24,11 @@ const sha256 = (data: Uint8Array): string => `sha256:${createHash('sha256').upda
 const containerId = (): string => randomBytes(32).toString('hex')
 const code = (expected: number) => (error: unknown): boolean => error instanceof CriError && error.code === expected
 
+/** Bytes that a process has read, off sockets too. */
+async function bytesRead(pid: number): Promise<number> {
+  return Number(/^rchar: (\d+)$/m.exec(await readFile(`/proc/${pid}/io`, 'utf8'))?.[1])
+}
+
 describe('against a real containerd', { skip }, () => {
   const stack = new AsyncDisposableStack()
   const log = createLogger('fatal')
@@ -49,14 +54,19 @@ describe('against a real containerd', { skip }, () => {
     assert.ok(writer)
     await writer.write(data)
     await writer.commit(labels)
-    writer.close()
+    await writer.close()
     return digest
   }
 
-  describe('content', () => {
+  for (const way of ['through Content.Write', 'into the file of the ingest'] as const) describe(`content, ${way}`, () => {
+    const direct = way !== 'through Content.Write'
+    const large = 2 * 1024 * 1024
+    before(() => containerd.content.writeBelow(direct ? join(process_.root, 'io.containerd.content.v1.content') : undefined))
+    after(() => containerd.content.writeBelow(undefined))
+
     it('goes on with an interrupted write where it stopped, and begins anew when told to', async () => {
       const data = randomBytes(12 * 1024 * 1024 + 17)
-      const options = { ref: 'resume', digest: sha256(data), sizeBytes: data.length, lease }
+      const options = { ref: `resume/${way}`, digest: sha256(data), sizeBytes: data.length, lease }
       const stop = new AbortController()
       const first = await containerd.content.openWriter(withSignal(ctx, stop.signal), options)
       assert.ok(first)
@@ -68,14 +78,15 @@ describe('against a real containerd', { skip }, () => {
           await turn()
         }
       }, /client gone/)
-      first.close()
+      await first.close()
 
       const second = await containerd.content.openWriter(ctx, options)
       assert.ok(second)
+      if (direct) assert.ok(second.offsetBytes >= 2 * 1024 * 1024)
       await second.truncate()
       assert.equal(second.offsetBytes, 0)
       await second.write(data.subarray(0, 11 * 1024 * 1024))
-      second.close()
+      await second.close()
 
       // 8 MiB may have been on their way when it was closed.
       const third = await containerd.content.openWriter(ctx, options)
@@ -83,7 +94,7 @@ describe('against a real containerd', { skip }, () => {
       assert.ok(third.offsetBytes >= 3 * 1024 * 1024 && third.offsetBytes <= 11 * 1024 * 1024, String(third.offsetBytes))
       await third.write(data.subarray(third.offsetBytes))
       await third.commit({ 'test/label': 'yes' })
-      third.close()
+      await third.close()
       const info = await containerd.content.info(ctx, options.digest)
       assert.deepEqual([Number(info?.size), info?.labels['test/label']], [data.length, 'yes'])
       assert.equal(await containerd.content.openWriter(ctx, options), undefined, 'there already')
@@ -91,26 +102,26 @@ describe('against a real containerd', { skip }, () => {
     })
 
     it('refuses bytes that are not those of the digest', async () => {
-      const data = randomBytes(1000)
+      const data = randomBytes(large)
       const writer = await containerd.content.openWriter(ctx, { ref: 'wrong', digest: sha256(data), sizeBytes: data.length, lease })
       assert.ok(writer)
-      await writer.write(randomBytes(1000))
+      await writer.write(randomBytes(large))
       await assert.rejects(writer.commit({}), code(Code.FAILED_PRECONDITION))
-      writer.close()
+      await writer.close()
       await containerd.content.abort(ctx, 'wrong')
       await containerd.content.abort(ctx, 'wrong')
       assert.equal(await containerd.content.info(ctx, sha256(data)), undefined)
     })
 
     it('completes the labels of a blob that somebody else committed meanwhile', async () => {
-      const data = randomBytes(1000)
+      const data = randomBytes(large)
       const digest = sha256(data)
       const late = await containerd.content.openWriter(ctx, { ref: 'late', digest, sizeBytes: data.length, lease })
       assert.ok(late)
       await late.write(data)
       await blob(data, { 'test/theirs': '1' })
       await late.commit({ 'containerd.io/gc.ref.content.config': 'sha256:0' })
-      late.close()
+      await late.close()
       const info = await containerd.content.info(ctx, digest)
       assert.deepEqual(info?.labels, { 'test/theirs': '1', 'containerd.io/gc.ref.content.config': 'sha256:0' })
     })
@@ -122,7 +133,33 @@ describe('against a real containerd', { skip }, () => {
       await assert.rejects(containerd.content.read(ctx, sha256(Buffer.from('no')), 10), code(Code.NOT_FOUND))
     })
 
+    it('writes past containerd only when it may, and containerd finds what was written', async () => {
+      const data = randomBytes(large)
+      const options = { ref: `where/${way}`, digest: sha256(data), sizeBytes: data.length, lease }
+      const writer = await containerd.content.openWriter(ctx, options)
+      assert.ok(writer)
+      const readBefore = await bytesRead(process_.pid)
+      for (let at = 0; at < data.length; at += 65_536) await writer.write(data.subarray(at, at + 65_536))
+      const read = await bytesRead(process_.pid) - readBefore
+      if (direct) assert.ok(read < data.length / 2, `containerd read ${read} bytes before the commit`)
+      await writer.commit({})
+      await writer.close()
+      assert.ok((await containerd.content.read(ctx, options.digest, data.length)).equals(data))
+    })
+
+    it('keeps others out while it writes', async () => {
+      const data = randomBytes(large)
+      const options = { ref: `locked/${way}`, digest: sha256(data), sizeBytes: data.length, lease }
+      const writer = await containerd.content.openWriter(ctx, options)
+      assert.ok(writer)
+      await writer.write(data)
+      await assert.rejects(containerd.content.openWriter(withSignal(ctx, AbortSignal.timeout(300)), options))
+      await writer.commit({})
+      await writer.close()
+    })
+
     it('writes an empty blob', async () => {
+      await containerd.content.delete(ctx, sha256(Buffer.alloc(0)))
       const digest = await blob(Buffer.alloc(0))
       assert.equal((await containerd.content.read(ctx, digest, 10)).length, 0)
     })
@@ -136,7 +173,7 @@ describe('against a real containerd', { skip }, () => {
       assert.ok(writer)
       await writer.write(data)
       await writer.commit({})
-      writer.close()
+      await writer.close()
       assert.notEqual(await containerd.content.info(ctx, sha256(data)), undefined)
       await containerd.leases.delete(ctx, 'short', true)
       await containerd.leases.delete(ctx, 'short')

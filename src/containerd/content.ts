@@ -4,6 +4,7 @@ import { content_WriteAction, type content_Info, type content_Status, type conte
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { ContainerdClient, TypedUpload } from './client.ts'
+import { IngestFile } from './ingest-file.ts'
 import { messageBytes, WriteMessages } from './write-messages.ts'
 
 export type ContentInfo = content_Info
@@ -19,14 +20,28 @@ export interface WriteOptions {
   readonly digest: string
   readonly sizeBytes: number
   readonly lease: string
+  /** False: through Content.Write in any case. Default: true. */
+  readonly direct?: boolean
 }
+
+/** Blobs of less than this go through Content.Write: a second call for the commit costs more than it saves. */
+const directFromBytes = 1024 * 1024
 
 /** containerd's content store: blobs by digest. */
 export class ContentService {
   readonly #client: ContainerdClient
+  #root: string | undefined
 
   constructor(client: ContainerdClient) {
     this.#client = client
+  }
+
+  /**
+   * Where containerd's local content store is, on a disk that we see too: large blobs are then written there, into the ingest that containerd has
+   * opened (see IngestFile). Undefined: everything goes through Content.Write.
+   */
+  writeBelow(root: string | undefined): void {
+    this.#root = root
   }
 
   /** Undefined when the blob is not there. */
@@ -90,9 +105,10 @@ export class ContentService {
       const writer = new ContentWriter(this.#client, ctx, options)
       try {
         await writer.open()
+        if (this.#root !== undefined && options.sizeBytes >= directFromBytes && options.direct !== false) await writer.writeBelow(this.#root)
         return writer
       } catch (error) {
-        writer.close()
+        await writer.close()
         if (isAlreadyExists(error)) return undefined
         if (!(error instanceof CriError) || error.reason !== 'Locked') throw error
       }
@@ -104,6 +120,8 @@ export class ContentService {
 
 /** How long containerd may take to answer one message of a write; to commit (it waits for the disk) longer. */
 const answerMs = 120_000
+/** At its opening an ingest's bytes are read and hashed; what the slowest node does of that in a millisecond. */
+const hashedBytesPerMs = 10_000
 const commitMs = 15 * 60_000
 
 /** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
@@ -123,6 +141,9 @@ export class ContentWriter {
   #closed = false
   #waiters: { readonly ready: () => boolean; readonly resolve: () => void; readonly reject: (error: unknown) => void }[] = []
   #lastAnswer: content_WriteContentResponse | undefined
+  #file: IngestFile | undefined
+  readonly #ended = Promise.withResolvers<void>()
+  #finishing = false
 
   constructor(client: ContainerdClient, ctx: Ctx, options: WriteOptions) {
     this.#client = client
@@ -137,6 +158,8 @@ export class ContentWriter {
         this.#settle()
       },
       end: (error) => {
+        this.#ended.resolve()
+        if (this.#finishing && error === undefined) return
         if (error === undefined) this.#fail(new CriError(Code.UNAVAILABLE, `containerd ended the write of ${options.digest} early`))
         else this.#fail(client.translate(this.#ctx.signal.aborted ? this.#ctx.signal.reason : error, service, 'Write', options.digest))
       },
@@ -147,18 +170,28 @@ export class ContentWriter {
 
   /** Bytes in the ingest so far, those gathered but not sent included. */
   get offsetBytes(): number {
-    return this.#sent + this.#messages.filledBytes
+    return this.#file?.offsetBytes ?? this.#sent + this.#messages.filledBytes
   }
 
   async open(): Promise<void> {
     this.#ctx.signal.throwIfAborted()
     this.#call.send({ action: content_WriteAction.STAT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest })
-    await this.#until(() => this.#lastAnswer !== undefined)
+    await this.#until(() => this.#lastAnswer !== undefined, answerMs + this.#options.sizeBytes / hashedBytesPerMs)
     this.#sent = this.#answered
   }
 
-  /** Takes the next bytes. Resolves when more may come. */
+  /** From here on bytes go into the file of the ingest; this call keeps its lock. Nothing changes when the file cannot be found. */
+  async writeBelow(contentRoot: string): Promise<void> {
+    this.#file = await IngestFile.open(contentRoot, this.#client.namespace, this.#options.ref, this.#sent)
+  }
+
+  /** Takes the next bytes, whose memory must stay as it is. Resolves when more may come. */
   async write(chunk: Uint8Array): Promise<void> {
+    if (this.#file !== undefined) {
+      if (this.#failure !== undefined) throw this.#failure
+      await this.#file.write(chunk)
+      return
+    }
     for (let at = 0; at < chunk.length;) {
       at += this.#messages.take(at === 0 ? chunk : chunk.subarray(at))
       if (this.#messages.isFull) await this.#flush()
@@ -175,6 +208,10 @@ export class ContentWriter {
 
   /** Drops what was written and begins anew: for an ingest whose earlier bytes turned out to be wrong. */
   async truncate(): Promise<void> {
+    if (this.#file !== undefined) {
+      await this.#file.truncate()
+      return
+    }
     this.#messages.clear()
     await this.#until(() => this.#answered === this.#sent)
     this.#lastAnswer = undefined
@@ -189,6 +226,10 @@ export class ContentWriter {
    * labels are completed: they are what keeps that to which it refers.
    */
   async commit(labels: Readonly<Record<string, string>>): Promise<void> {
+    if (this.#file !== undefined) {
+      await this.#commitFile(this.#file, labels)
+      return
+    }
     await this.#flush()
     await this.#until(() => this.#answered === this.#sent)
     this.#lastAnswer = undefined
@@ -203,11 +244,41 @@ export class ContentWriter {
     }
   }
 
+  /** The ingest is let go and opened once more, which makes containerd read it. */
+  async #commitFile(file: IngestFile, labels: Readonly<Record<string, string>>): Promise<void> {
+    const { digest, sizeBytes } = this.#options
+    await file.flush()
+    this.#file = undefined
+    await file.close()
+    if (this.#failure !== undefined) throw this.#failure
+    this.#finishing = true
+    this.#call.finish()
+    // containerd lets go of the lock before it ends the call.
+    await this.#ended.promise
+    const content = new ContentService(this.#client)
+    const second = await content.openWriter(this.#ctx, { ...this.#options, direct: false })
+    if (second === undefined) {
+      await content.abort(this.#ctx, this.#options.ref)
+      await content.setLabels(this.#ctx, digest, labels)
+      return
+    }
+    try {
+      if (second.offsetBytes !== sizeBytes) throw new CriError(Code.FAILED_PRECONDITION, `containerd finds ${second.offsetBytes} bytes of ${digest} where ${sizeBytes} were written`, { reason: 'CONTENT' })
+      await second.commit(labels)
+    } finally {
+      await second.close()
+    }
+  }
+
   /** Ends the stream; idempotent. */
-  close(): void {
+  async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
     this.#ctx.signal.removeEventListener('abort', this.#onAbort)
+    const file = this.#file
+    this.#file = undefined
+    // The lock of the ingest goes with the call: nothing may be written after that.
+    await file?.close()
     this.#call.cancel()
   }
 

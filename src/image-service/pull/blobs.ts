@@ -42,7 +42,7 @@ export class BlobFetcher {
           await writer.commit(labels)
           return
         } finally {
-          writer.close()
+          await writer.close()
         }
       }
       await this.#content.setLabels(ctx, descriptor.digest, labels)
@@ -94,7 +94,7 @@ export class BlobFetcher {
         throw error
       }
     } finally {
-      writer.close()
+      await writer.close()
     }
   }
 }
