@@ -1,5 +1,6 @@
 import type { CgroupPaths, CgroupStats } from './cgroups.ts'
 import { check, exitWithoutCleanup, K, libc } from './libc.ts'
+import { connectLoopback } from './loopback.ts'
 import type { ContainerdMount } from './mount-options.ts'
 import type { MountInfo } from './mountinfo.ts'
 import type { FileStat, FsInfo, StatOptions, WriteFileOptions } from './ops/files.ts'
@@ -119,6 +120,18 @@ export class Linux {
   /** The addresses of the interfaces that are up in a network namespace, loopback included. */
   async interfaceAddresses(path: string, options: CallOptions = {}): Promise<InterfaceAddress[]> {
     return this.#own('interfaceAddresses', path, options, path)
+  }
+
+  /**
+   * A TCP connection to a port on a loopback address of the network namespace mounted on `netns` (undefined: this process's own): 127.0.0.1, then ::1.
+   * The result is a connected, non-blocking descriptor with O_CLOEXEC, and the caller's to close. UNAVAILABLE (reason `ECONNREFUSED`) when nothing
+   * listens on either, DEADLINE_EXCEEDED when neither answers, NOT_FOUND or FAILED_PRECONDITION when there is no such namespace.
+   */
+  async connectLoopback(netns: string | undefined, port: number, options: CallOptions = {}): Promise<number> {
+    return connectLoopback({
+      openSocket: (family) => this.#own('openTcpSocket', netns ?? 'of the host', { timeoutMs: options.timeoutMs }, netns, family),
+      port, timeoutMs: options.timeoutMs ?? defaultTimeoutMs, signal: options.signal,
+    })
   }
 
   // ---- mounts

@@ -174,20 +174,24 @@ export interface InterfaceAddress {
 
 /** @see Linux.interfaceAddresses */
 export function interfaceAddresses(context: OpContext, path: string): InterfaceAddress[] {
+  const found = insideNetns(context, path, networkInterfaces)
+  return Object.entries(found).flatMap(([interfaceName, addresses]) =>
+    (addresses ?? []).map(({ address, family, cidr, mac, internal }) => ({ interfaceName, address, family, cidr: cidr ?? address, mac, internal })),
+  )
+}
+
+/** Runs `action` in the network namespace mounted on `path` and comes back; a thread that cannot come back ends. FAILED_PRECONDITION when none is mounted there. */
+export function insideNetns<T>(context: OpContext, path: string, action: () => T): T {
   const target = absolute(path)
   return withFd(openPath(`open network namespace ${target}`, target, K.O_RDONLY | K.O_NONBLOCK), (fd) => {
     if (!isNsfs(fd) || !isNetwork(fd)) throw failedPrecondition(`${target} is no network namespace`)
     return withFd(openPath(`open ${ownNamespace}`, ownNamespace, K.O_RDONLY), (own) => {
       check(`enter network namespace ${target}`, libc.setns(fd, K.CLONE_NEWNET))
-      let found: ReturnType<typeof networkInterfaces>
       try {
-        found = networkInterfaces()
+        return action()
       } finally {
         comeBack(context, own)
       }
-      return Object.entries(found).flatMap(([interfaceName, addresses]) =>
-        (addresses ?? []).map(({ address, family, cidr, mac, internal }) => ({ interfaceName, address, family, cidr: cidr ?? address, mac, internal })),
-      )
     })
   })
 }

@@ -6,6 +6,7 @@ import { takeLock } from './lock.ts'
 import { isMountPoint, mount, mountAll, mountInfo, mountsUnder, unmount } from './mounts.ts'
 import { createNetns, deleteNetns, interfaceAddresses, netnsExists } from './netns.ts'
 import { killSession, processStat, sendSignal } from './processes.ts'
+import { openTcpSocket } from './sockets.ts'
 import { diskUsage, removeTree } from './trees.ts'
 
 /** Everything that a syscall worker does. Each takes the context of its call first, and only what structured clone carries. */
@@ -28,6 +29,7 @@ export const operations = {
   mountsUnder,
   netnsExists,
   oomKillCount,
+  openTcpSocket,
   probeHost,
   processStat,
   readInRoot,
