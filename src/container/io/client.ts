@@ -2,7 +2,7 @@ import { Worker } from 'node:worker_threads'
 import { Code, CriError, deadlineExceeded, internal, messageOf, notFound, unavailable } from '../../errors/cri-error.ts'
 import type { Logger } from '../../observability/logger.ts'
 import { Counters, type CounterName } from './counters.ts'
-import { Descriptors } from './descriptors.ts'
+import { Descriptors } from '../../linux/descriptors.ts'
 import type { CapturedOutput, FromWorker, LogSpec, Request, Responses, ToWorker, WorkerMemory } from './protocol.ts'
 
 /** A call that has no answer by then: the thread hangs in a write to a disk that does not answer. */

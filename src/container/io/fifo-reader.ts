@@ -1,7 +1,7 @@
 import { constants, fstatSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { messageOf } from '../../errors/cri-error.ts'
-import type { Descriptors } from './descriptors.ts'
+import type { Descriptors } from '../../linux/descriptors.ts'
 import { openFailure } from './failures.ts'
 
 const { O_NONBLOCK, O_RDONLY, O_WRONLY } = constants

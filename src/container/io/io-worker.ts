@@ -2,7 +2,7 @@
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import { CriError, messageOf, notFound } from '../../errors/cri-error.ts'
 import { Counters } from './counters.ts'
-import { Descriptors } from './descriptors.ts'
+import { Descriptors } from '../../linux/descriptors.ts'
 import { WallClock } from './entry-clock.ts'
 import { ExecCapture } from './exec-capture.ts'
 import { LogPump } from './log-pump.ts'

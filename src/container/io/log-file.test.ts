@@ -4,7 +4,7 @@ import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, 
 import { test } from 'node:test'
 import { Code, CriError } from '../../errors/cri-error.ts'
 import { Counters } from './counters.ts'
-import { Descriptors } from './descriptors.ts'
+import { Descriptors } from '../../linux/descriptors.ts'
 import { LogFile, type LogFileDeps } from './log-file.ts'
 import { Scratch, openDescriptors } from './support.fixture.ts'
 

@@ -1,7 +1,7 @@
 import { constants, fstatSync, readSync, writeSync } from 'node:fs'
 import { errnoOf, messageOf } from '../../errors/cri-error.ts'
 import type { Counters } from './counters.ts'
-import type { Descriptors } from './descriptors.ts'
+import type { Descriptors } from '../../linux/descriptors.ts'
 import { openFailure } from './failures.ts'
 import type { WorkerLog } from './worker-log.ts'
 

@@ -1,6 +1,6 @@
 import type { Counters } from './counters.ts'
 import type { OutputBuffer } from './cri-formatter.ts'
-import type { Descriptors } from './descriptors.ts'
+import type { Descriptors } from '../../linux/descriptors.ts'
 import type { WallClock } from './entry-clock.ts'
 import type { WorkerLog } from './worker-log.ts'
 

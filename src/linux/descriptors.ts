@@ -19,8 +19,13 @@ export class Descriptors {
 
   open(path: string, flags: number, mode?: number): number {
     const fd = openSync(path, flags, mode)
-    if (fd < highest) Atomics.or(this.#bits, fd >>> 5, 1 << (fd & 31))
+    this.adopt(fd)
     return fd
+  }
+
+  /** Remembers a descriptor that somebody else has opened and handed over. */
+  adopt(fd: number): void {
+    if (fd < highest) Atomics.or(this.#bits, fd >>> 5, 1 << (fd & 31))
   }
 
   /** Its new owner (a socket) closes it from now on. */
