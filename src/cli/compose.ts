@@ -50,6 +50,7 @@ import { startContainer } from '../runtime-service/start-container.ts'
 import { status } from '../runtime-service/status.ts'
 import { stopContainer } from '../runtime-service/stop-container.ts'
 import { stopPodSandbox } from '../runtime-service/stop-pod-sandbox.ts'
+import { updateContainerResources } from '../runtime-service/update-container-resources.ts'
 import { updateRuntimeConfig } from '../runtime-service/update-runtime-config.ts'
 import { version } from '../runtime-service/version.ts'
 import type { SandboxDeps } from '../sandbox/deps.ts'
@@ -132,7 +133,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     sandboxSpec: specs.sandbox, labels: mergedLabels,
   }
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
-  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, labels: mergedLabels, imageUsers }
+  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers }
 
   const unpacker = new ImageUnpacker({ containerd, platform })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
@@ -236,7 +237,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     Exec: unimplemented(streaming),
     Attach: unimplemented(streaming),
     PortForward: unimplemented(streaming),
-    UpdateContainerResources: unimplemented('create the container anew with the resources that it needs'),
+    UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
     UpdatePodSandboxResources: unimplemented('run the pod anew with the resources that it needs'),
     PodSandboxStats: unimplemented(laterStats),
     ListPodSandboxStats: unimplemented(laterStats),

@@ -7,7 +7,9 @@ import type { Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
 import { resolveUser } from '../oci-spec/resolve-user.ts'
+import { resourcesOfSpec } from '../oci-spec/update-resources.ts'
 import { userRequest } from '../oci-spec/user.ts'
 import { containerExtension, encodeContainerMetadata, labels, type ContainerMetadata } from '../state/metadata.ts'
 import { displayName } from '../state/image-names.ts'
@@ -76,6 +78,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   })
   const container: Container = {
     id, metadata, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: { uid: user.uid, gid: user.gid, additionalGids: user.additionalGids },
+    resources: resourcesOfSpec(parseOciSpec(spec.value)),
     status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }
   const [rootfs] = await join<[Mount[], void, void]>(ctx.signal, [

@@ -7,6 +7,9 @@ import type { Init } from '../generated/int64.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
 import type { FileStat } from '../linux/linux.ts'
 import type { ResolvedDevice, ResolvedMount, ResolvedUser } from '../oci-spec/input.ts'
+import type { OciAny } from '../oci-spec/json.ts'
+import type { OciSpec } from '../oci-spec/types.ts'
+import type { ResourceUpdate } from '../oci-spec/update-resources.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import type { Layout } from '../state/status-file.ts'
 import type { Store } from '../state/store.ts'
@@ -82,7 +85,9 @@ export interface ContainerDeps {
   readonly settings: ContainerSettings
   readonly runtime: (handler: string) => ContainerRuntime
   /** Pure, but for reading a Localhost seccomp profile. */
-  readonly containerSpec: (request: ContainerSpecRequest) => Promise<Init<Any>>
+  readonly containerSpec: (request: ContainerSpecRequest) => Promise<OciAny>
+  /** A container's spec with other resources. Throws INVALID_ARGUMENT or FAILED_PRECONDITION for what cannot be. */
+  readonly updatedSpec: (spec: OciSpec, update: ResourceUpdate, handler: string) => OciSpec
   /** Labels of the image that containerd may see, the container's on top. */
   readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>
   /** /etc/passwd and /etc/group of an image. */

@@ -27,7 +27,7 @@ async function running(dir: string, whileEnding: () => void, more: Partial<Tasks
   const containers = new Store<Container>('container')
   const layout = new Layout(join(dir, 'root'), join(dir, 'state'))
   const container: Container = {
-    id, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: undefined,
+    id, starting: false, removing: false, oomKilled: false, cgroups: undefined, user: undefined, resources: undefined,
     metadata: { id, name: 'c', sandboxId: '', config: fromGoJson('runtime.v1.ContainerConfig', {}), imageRef: '', logPath: '', stopSignal: '', processLabel: '' },
     status: { state: 'running', pid: 7, createdAt: 1n, startedAt: 2n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }

@@ -7,6 +7,7 @@ import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
 import { errnoOf, isNotFound } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
+import { resourcesOfSpec } from '../oci-spec/update-resources.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
 import { pluginDirs, readPluginStatus } from '../state/plugin-files.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
@@ -45,6 +46,7 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
   }
   const container: Container = {
     id, metadata, status, starting: false, removing: false, oomKilled: stored?.oomKilled ?? false, cgroups: stored?.cgroups, user: specUser(spec),
+    resources: spec === undefined ? undefined : resourcesOfSpec(spec),
   }
   deps.containers.put(container)
   if (running) {

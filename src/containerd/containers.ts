@@ -40,6 +40,11 @@ export class ContainersService {
     await this.#client.call(ctx, service, 'Update', { container: { id, extensions: { [key]: value } }, update_mask: { paths: [`extensions.${key}`] } }, `container ${id}`)
   }
 
+  /** Replaces the OCI spec and leaves everything else as it is. What runs already is not changed by it. */
+  async setSpec(ctx: Ctx, id: string, spec: Init<Any>): Promise<void> {
+    await this.#client.call(ctx, service, 'Update', { container: { id, spec }, update_mask: { paths: ['spec'] } }, `container ${id}`, { throughout: true })
+  }
+
   /** Idempotent. */
   async delete(ctx: Ctx, id: string): Promise<void> {
     try {

@@ -106,6 +106,11 @@ export class TasksService {
     return (await this.#client.call(ctx, service, 'List', {}, 'tasks')).tasks.map(toProcess)
   }
 
+  /** `runc update`: gives a running task other limits. `resources` is the whole of them (OCI linux.resources); what it leaves out stays as it is. */
+  async update(ctx: Ctx, containerId: string, resources: Init<Any>, annotations: Readonly<Record<string, string>> = {}): Promise<void> {
+    await this.#client.call(ctx, service, 'Update', { container_id: containerId, resources, annotations }, about(containerId, ''), { throughout: true })
+  }
+
   /** Sends a signal by number. NOT_FOUND when the process has exited already. */
   async kill(ctx: Ctx, containerId: string, signal: number, options: { readonly execId?: string; readonly all?: boolean } = {}): Promise<void> {
     await this.#client.call(ctx, service, 'Kill', { container_id: containerId, exec_id: options.execId ?? '', signal, all: options.all ?? false }, about(containerId, options.execId ?? ''))

@@ -8,7 +8,7 @@ import { test } from 'node:test'
 import { cgroupPathsFor, expandSlice } from './cgroups.ts'
 import { parseMountInfo } from './mountinfo.ts'
 import { cgroupMounts, resolveCgroups } from './ops/cgroups.ts'
-import { capabilitiesOf, hugepageSize } from './ops/host.ts'
+import { capabilitiesOf, hugepageSize, swapLimitV2 } from './ops/host.ts'
 import { failing, fixture } from './testing/fixture.ts'
 
 function tree(dir: string, files: Readonly<Record<string, string>>): string {
@@ -93,6 +93,16 @@ test('cgroup v2 numbers', async (t) => {
   const gone = { v1: {}, v2: join(dir, 'gone') }
   assert.equal(await linux.oomKillCount(gone), undefined)
   assert.equal(await linux.cgroupStats(gone), undefined)
+})
+
+test('whether cgroup v2 limits swap: by the file of the own cgroup, at the root by that of any other', async (t) => {
+  const { dir } = await fixture(t)
+  assert.equal(swapLimitV2(dir, '0::/'), false)
+  tree(dir, { 'cgroup.controllers': 'cpu memory', 'system.slice/x.service/memory.swap.max': 'max', 'plain.slice/memory.max': 'max' })
+  assert.deepEqual(['0::/system.slice/x.service', '0::/plain.slice', '0::/gone', '0::/'].map((own) => swapLimitV2(dir, own)), [true, false, false, false])
+  tree(dir, { 'init.scope/memory.swap.max': 'max' })
+  assert.equal(swapLimitV2(dir, '1:name=systemd:/x\n0::/'), true)
+  assert.equal(swapLimitV2(join(dir, 'gone'), ''), false)
 })
 
 test('cgroup v1 numbers', async (t) => {

@@ -140,7 +140,7 @@ function containerLinux(input: ContainerSpecInput, base: OciSpec, capabilities: 
     ...(devices.length === 0 ? {} : { devices: [...(baseLinux.devices ?? []), ...devices] }),
     resources: {
       ...baseLinux.resources,
-      ...(resources === null || settings.disableCgroup ? {} : linuxResources(resources, hostFacts, settings)),
+      ...(resources === null || settings.disableCgroup ? {} : linuxResources(resources, hostFacts, settings, baseLinux.resources)),
       devices: allAllowed ? [{ allow: true, access: 'rwm' }] : [...baseRules, ...rules],
     },
     ...(settings.disableCgroup ? {}

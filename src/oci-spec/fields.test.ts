@@ -52,7 +52,7 @@ run({
     const input = { config: { annotations: { 'a.io/x': '1', 'b.io/x': '2', 'io.kubernetes.cri.sandbox-id': 'forged' } }, runtime: { containerAnnotations: ['a.io/*', 'io.kubernetes.*'] } }
     const { annotations } = containerSpec(containerInput(input))
     assert.deepEqual([annotations?.['a.io/x'], annotations?.['b.io/x'], annotations?.['io.kubernetes.cri.sandbox-id']], ['1', undefined, 's1'])
-    assert.throws(() => container({ annotations: { 'cdi.k8s.io/x': 'vendor/class=1' } }), refusal(Code.FAILED_PRECONDITION, /CDI/))
+    assert.throws(() => container({ annotations: { 'cdi.k8s.io/x': 'vendor.com/class=1' } }), refusal(Code.FAILED_PRECONDITION, /CDI/))
   },
   log_path: () => unchanged({ log_path: 'app/0.log' }),
   stdin: () => unchanged({ stdin: true }),
@@ -146,10 +146,16 @@ const refused = (resources: Init<LinuxContainerResources>, code: number, message
 run({
   cpu_period: () => {
     assert.deepEqual(resourcesOf({ cpu_period: '100000' })?.cpu, { period: 100000 })
-    refused({ cpu_period: '-1' }, Code.INVALID_ARGUMENT, /cpu_period is -1/)
+    for (const wrong of ['-1', '999', '1000001']) refused({ cpu_period: wrong }, Code.INVALID_ARGUMENT, /cpu_period is .* 1000\.\.1000000 microseconds/)
   },
-  cpu_quota: () => assert.deepEqual([resourcesOf({ cpu_quota: '50000' })?.cpu, resourcesOf({ cpu_quota: '-1' })?.cpu], [{ quota: 50000 }, { quota: -1 }]),
-  cpu_shares: () => assert.deepEqual(resourcesOf({ cpu_shares: '2' })?.cpu, { shares: 2 }),
+  cpu_quota: () => {
+    assert.deepEqual([resourcesOf({ cpu_quota: '50000' })?.cpu, resourcesOf({ cpu_quota: '-1' })?.cpu], [{ quota: 50000 }, { quota: -1 }])
+    for (const wrong of ['-2', '1', '999']) refused({ cpu_quota: wrong }, Code.INVALID_ARGUMENT, /cpu_quota is/)
+  },
+  cpu_shares: () => {
+    assert.deepEqual([resourcesOf({ cpu_shares: '2' })?.cpu, resourcesOf({ cpu_shares: '262144' })?.cpu], [{ shares: 2 }, { shares: 262144 }])
+    for (const wrong of ['1', '-5', '262145']) refused({ cpu_shares: wrong }, Code.INVALID_ARGUMENT, /cpu_shares is .* 2\.\.262144/)
+  },
   memory_limit_in_bytes: () => {
     assert.deepEqual(resourcesOf({ memory_limit_in_bytes: '1048576' })?.memory, { limit: 1048576, swap: 1048576 })
     assert.deepEqual(resourcesOf({ memory_limit_in_bytes: '1048576' }, { swapControllerAvailable: false })?.memory, { limit: 1048576 })
@@ -167,9 +173,15 @@ run({
   },
   cpuset_cpus: () => {
     assert.deepEqual(resourcesOf({ cpuset_cpus: '0-2,7' })?.cpu, { cpus: '0-2,7' })
-    refused({ cpuset_cpus: 'all' }, Code.INVALID_ARGUMENT, /cpuset_cpus "all"/)
+    for (const wrong of ['all', '3-1', '1,', '-1', '1234567']) refused({ cpuset_cpus: wrong }, Code.INVALID_ARGUMENT, /cpuset_cpus ".*" is malformed/)
+    const facts = { possibleCpus: '0-3,8' }
+    assert.deepEqual(resourcesOf({ cpuset_cpus: '1-3,8' }, facts)?.cpu, { cpus: '1-3,8' })
+    for (const wrong of ['4', '2-4', '0,9']) assert.throws(() => limited({ cpuset_cpus: wrong }, facts), refusal(Code.INVALID_ARGUMENT, /names (4|2-4|9), which this node does not have: it has 0-3,8/))
   },
-  cpuset_mems: () => assert.deepEqual(resourcesOf({ cpuset_mems: '1' })?.cpu, { mems: '1' }),
+  cpuset_mems: () => {
+    assert.deepEqual(resourcesOf({ cpuset_mems: '1' })?.cpu, { mems: '1' })
+    assert.throws(() => limited({ cpuset_mems: '1' }, { possibleMemoryNodes: '0' }), refusal(Code.INVALID_ARGUMENT, /cpuset_mems "1" names 1/))
+  },
   hugepage_limits: () => {
     const hugepage_limits = [{ page_size: '2MB', limit: '4194304' }, { page_size: '1GB', limit: '0' }]
     assert.deepEqual(resourcesOf({ hugepage_limits })?.hugepageLimits, [{ pageSize: '2MB', limit: 4194304 }, { pageSize: '1GB', limit: 0 }])
@@ -177,16 +189,24 @@ run({
     assert.equal(resourcesOf({ hugepage_limits }, { hugetlbControllerPresent: false }, { tolerateMissingHugetlbController: true })?.hugepageLimits, undefined)
     assert.throws(() => limited({ hugepage_limits }, { hugetlbControllerPresent: false }), refusal(Code.FAILED_PRECONDITION, /tolerate_missing_hugetlb_controller/))
     refused({ hugepage_limits: [{ page_size: '../2MB', limit: '0' }] }, Code.INVALID_ARGUMENT, /huge page size/)
+    refused({ hugepage_limits: [{ page_size: '2MB', limit: '0' }, { page_size: '2MB', limit: '1' }] }, Code.INVALID_ARGUMENT, /twice/)
   },
   unified: () => {
     assert.deepEqual(resourcesOf({ unified: { 'memory.high': '1000', 'memory.oom.group': '1' } })?.unified, { 'memory.high': '1000', 'memory.oom.group': '1' })
     refused({ unified: { '../cgroup.procs': '1' } }, Code.INVALID_ARGUMENT, /malformed/)
+    for (const own of ['cgroup.procs', 'cgroup.kill', 'cgroup.subtree_control']) refused({ unified: { [own]: '1' } }, Code.INVALID_ARGUMENT, /manages the cgroup itself/)
+    refused({ unified: { 'memory.high': '1\n2' } }, Code.INVALID_ARGUMENT, /line break/)
+    assert.deepEqual(resourcesOf({ unified: { 'cgroup.max.depth': '3', 'hugetlb.2MB.max': '0' } })?.unified, { 'cgroup.max.depth': '3', 'hugetlb.2MB.max': '0' })
     for (const cgroupMode of ['legacy', 'hybrid']) assert.throws(() => limited({ unified: { 'memory.high': '1' } }, { cgroupMode }), refusal(Code.FAILED_PRECONDITION, /need cgroup v2/))
   },
   memory_swap_limit_in_bytes: () => {
     assert.deepEqual(resourcesOf({ memory_limit_in_bytes: '100', memory_swap_limit_in_bytes: '300' })?.memory, { limit: 100, swap: 300 })
     assert.deepEqual(resourcesOf({ memory_limit_in_bytes: '100', memory_swap_limit_in_bytes: '-1' })?.memory, { limit: 100, swap: -1 })
     assert.deepEqual(resourcesOf({ memory_swap_limit_in_bytes: '300' }, { swapControllerAvailable: false })?.memory, {})
+    assert.deepEqual(resourcesOf({ memory_swap_limit_in_bytes: '-1' })?.memory, { swap: -1 })
+    refused({ memory_swap_limit_in_bytes: '300' }, Code.INVALID_ARGUMENT, /without a memory limit/)
+    refused({ memory_limit_in_bytes: '-1', memory_swap_limit_in_bytes: '300' }, Code.INVALID_ARGUMENT, /without a memory limit/)
+    refused({ memory_limit_in_bytes: '301', memory_swap_limit_in_bytes: '300' }, Code.INVALID_ARGUMENT, /below the memory limit of 301/)
   },
 } satisfies EveryField<LinuxContainerResources>, 'LinuxContainerResources')
 

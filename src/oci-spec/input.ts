@@ -38,6 +38,9 @@ export interface HostFacts {
   readonly swapControllerAvailable: boolean
   readonly hugetlbControllerPresent: boolean
   /** The effective capabilities as a bit mask (CapEff of /proc/PID/status). */
+  /** What the machine can ever have, as the kernel lists it (`0-7`): /sys/devices/system/cpu/possible and node/possible; left out, nothing is checked. */
+  readonly possibleCpus?: string | undefined
+  readonly possibleMemoryNodes?: string | undefined
   readonly effectiveCapabilities: bigint
   /** /proc/sys/kernel/cap_last_cap */
   readonly capLastCap: number

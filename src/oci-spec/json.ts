@@ -1,4 +1,4 @@
-import type { OciProcess, OciSpec } from './types.ts'
+import type { OciProcess, OciResources, OciSpec } from './types.ts'
 
 /** A google.protobuf.Any as containerd's API carries it. */
 export interface OciAny {
@@ -8,6 +8,7 @@ export interface OciAny {
 
 const SPEC_TYPE_URL = 'types.containerd.io/opencontainers/runtime-spec/1/Spec'
 const PROCESS_TYPE_URL = 'types.containerd.io/opencontainers/runtime-spec/1/Process'
+const RESOURCES_TYPE_URL = 'types.containerd.io/opencontainers/runtime-spec/1/LinuxResources'
 
 /** The spec of Containers.Create: JSON under containerd's type URL. */
 export function ociSpecAny(spec: OciSpec): OciAny {
@@ -17,6 +18,11 @@ export function ociSpecAny(spec: OciSpec): OciAny {
 /** The process of Tasks.Exec: JSON under containerd's type URL. */
 export function ociProcessAny(process: OciProcess): OciAny {
   return { type_url: PROCESS_TYPE_URL, value: Buffer.from(stringifyOciJson(process)) }
+}
+
+/** The resources of Tasks.Update: JSON under containerd's type URL. */
+export function ociResourcesAny(resources: OciResources): OciAny {
+  return { type_url: RESOURCES_TYPE_URL, value: Buffer.from(stringifyOciJson(resources)) }
 }
 
 /** JSON with 64-bit integers written out in full. */

@@ -10,9 +10,8 @@ import { containerState } from './filters.ts'
 /** A container's status as CRI gives it. */
 export function containerStatusMessage(container: Container, images: ImageStore): Init<ContainerStatus> {
   const { config, imageRef, logPath } = container.metadata
-  const { status, user } = container
+  const { status, user, resources = null } = container
   const image = images.byId(imageRef)
-  const resources = config.linux?.resources ?? null
   const names = image === undefined ? { tags: [], digests: [] } : repoNames(image)
   const begun = status.state !== 'created'
   const ended = status.state === 'exited' || status.state === 'unknown'

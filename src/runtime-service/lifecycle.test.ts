@@ -148,7 +148,7 @@ async function fixture() {
     },
     container(id: string, state: Container['status']['state'] = 'running'): Container {
       return {
-        id, metadata: { id, name: `c-${id}`, sandboxId: 's', stopSignal: '' } as never, starting: false, removing: false, oomKilled: false, cgroups: { v1: {}, v2: '/x' }, user: undefined,
+        id, metadata: { id, name: `c-${id}`, sandboxId: 's', stopSignal: '' } as never, starting: false, removing: false, oomKilled: false, cgroups: { v1: {}, v2: '/x' }, user: undefined, resources: undefined,
         status: { state, pid: 7, createdAt: 1n, startedAt: 2n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
       }
     },

@@ -1,3 +1,4 @@
+import type { LinuxContainerResources } from '../generated/cri.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
 import type { ContainerMetadata, SandboxMetadata } from './metadata.ts'
 
@@ -46,6 +47,8 @@ export interface Container {
   readonly oomKilled: boolean
   /** Of the running task: still readable after its processes are gone, until it is deleted. Undefined before it was started. */
   readonly cgroups: CgroupPaths | undefined
+  /** Its limits as the OCI spec has them, which an update changes; undefined without a spec. */
+  readonly resources: LinuxContainerResources | undefined
   /** Whom its first process was told to run as (OCI process.user). */
   readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] } | undefined
 }

@@ -128,6 +128,8 @@ function specFacts(machine: LinuxFacts, powers: ProcessPowers, enableSelinux: bo
     cgroupMode: modes[machine.cgroup.mode],
     swapControllerAvailable: machine.swapController,
     hugetlbControllerPresent: machine.hugetlbController,
+    possibleCpus: machine.possibleCpus,
+    possibleMemoryNodes: machine.possibleMemoryNodes,
     effectiveCapabilities: powers.effectiveCapabilities,
     capLastCap: machine.capabilities.last,
     ownOomScoreAdj: powers.oomScoreAdj,

@@ -7,11 +7,12 @@ import type { Any } from '../../generated/containerd.ts'
 import type { Init } from '../../generated/int64.ts'
 import { containerSpec } from '../../oci-spec/container-spec.ts'
 import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
-import { ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
+import { type OciAny, ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
 import { resolveUser } from '../../oci-spec/resolve-user.ts'
 import { sandboxSpec } from '../../oci-spec/sandbox-spec.ts'
 import { seccompRequest, type SeccompSource } from '../../oci-spec/seccomp.ts'
 import type { OciSpec } from '../../oci-spec/types.ts'
+import { updatedSpec } from '../../oci-spec/update-resources.ts'
 import { userRequest } from '../../oci-spec/user.ts'
 import type { SandboxDeps } from '../../sandbox/deps.ts'
 import { sandboxFiles, usesHostIpc } from '../../sandbox/files.ts'
@@ -56,7 +57,7 @@ export class SpecWiring {
     }))
   }
 
-  readonly container: ContainerDeps['containerSpec'] = async (request: ContainerSpecRequest): Promise<Init<Any>> => {
+  readonly container: ContainerDeps['containerSpec'] = async (request: ContainerSpecRequest): Promise<OciAny> => {
     const { facts } = this.#options
     const { config, sandbox, image } = request
     const context = config.linux?.security_context ?? null
@@ -72,6 +73,12 @@ export class SpecWiring {
   /** The pod's own files, for a container that does not mount something else in their place. */
   async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
     const { layout, exists } = this.#options
+  readonly updated: ContainerDeps['updatedSpec'] = (spec, update, handler) => {
+    const { settings, facts } = this.#options
+    if (settings.disableCgroup) throw failedPrecondition('resources are not managed on this node (disable_cgroup = true): there is nothing to update')
+    return updatedSpec(spec, update, { hostFacts: facts.facts, settings: this.#specSettings, runtime: { containerAnnotations: handlerAnnotations(settings, handler) } })
+  }
+
     const files = sandboxFiles(layout, sandbox.id)
     const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
     const candidates = [
@@ -116,4 +123,9 @@ export class SpecWiring {
       throw failedPrecondition(`the seccomp profile ${path} cannot be read: ${messageOf(error)}`, { cause: error })
     }
   }
+}
+
+/** Empty for a handler that is not configured any more: its containers can still be given other limits. */
+function handlerAnnotations(settings: Settings, handler: string): readonly string[] {
+  return settings.runtimes[handler === '' ? settings.defaultRuntimeName : handler]?.containerAnnotations ?? []
 }

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { arch, cpus, release, totalmem } from 'node:os'
+import { posix } from 'node:path'
 import { naming } from '../errno.ts'
 import type { CgroupMounts } from '../cgroups.ts'
 import { cgroupMounts } from './cgroups.ts'
@@ -35,8 +36,11 @@ export interface HostFacts {
   /** As CRI writes them: `2MB`, `1GB`. */
   readonly hugepageSizes: readonly string[]
   readonly hugetlbController: boolean
+  /** What there can ever be, as the kernel lists it: `0-7`; undefined where it does not say. */
+  readonly possibleCpus: string | undefined
+  readonly possibleMemoryNodes: string | undefined
   readonly userNamespaces: boolean
-  /** Whether a limit can be set on swap: with v1 that needs swapaccount=1. */
+  /** Whether a limit can be set on swap: that needs a kernel with swap accounting (for v1 and old kernels: swapaccount=1). */
   readonly swapController: boolean
 }
 
@@ -83,6 +87,21 @@ function optional(path: string): string | undefined {
   }
 }
 
+/**
+ * Whether cgroup v2 limits swap here. The root has no such file whatever the kernel can: there a cgroup below it tells.
+ * `own` is the text of /proc/self/cgroup.
+ */
+export function swapLimitV2(mountPoint: string, own: string): boolean {
+  const path = /^0::(.*)$/m.exec(own)?.[1] ?? '/'
+  const has = (dir: string): boolean => existsSync(`${dir}/memory.swap.max`)
+  if (path !== '/') return has(posix.join(mountPoint, path))
+  try {
+    return readdirSync(mountPoint, { withFileTypes: true }).some((entry) => entry.isDirectory() && has(posix.join(mountPoint, entry.name)))
+  } catch {
+    return false
+  }
+}
+
 /** @see Linux.probeHost */
 export function probeHost(): HostFacts {
   const mounts = readMountInfo()
@@ -117,7 +136,9 @@ export function probeHost(): HostFacts {
     seccompAvailable: field('Seccomp') !== undefined && existsSync('/proc/sys/kernel/seccomp/actions_avail'),
     hugepageSizes: huge.map(hugepageSize).filter((size) => size !== undefined).sort(),
     hugetlbController: controllers.includes('hugetlb'),
+    possibleCpus: optional('/sys/devices/system/cpu/possible'),
+    possibleMemoryNodes: optional('/sys/devices/system/node/possible'),
     userNamespaces: existsSync('/proc/self/ns/user') && Number(optional('/proc/sys/user/max_user_namespaces') ?? 0) > 0,
-    swapController: memoryV1 === undefined ? unified.includes('memory') : existsSync(`${memoryV1}/memory.memsw.limit_in_bytes`),
+    swapController: memoryV1 === undefined ? cgroup.v2 !== undefined && swapLimitV2(cgroup.v2, optional('/proc/self/cgroup') ?? '') : existsSync(`${memoryV1}/memory.memsw.limit_in_bytes`),
   }
 }
