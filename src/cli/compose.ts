@@ -64,6 +64,7 @@ import { Layout } from '../state/status-file.ts'
 import { Store } from '../state/store.ts'
 import { ContainerUsage } from '../stats/container-usage.ts'
 import { versions } from './version-info.ts'
+import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
@@ -110,7 +111,10 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
-  const specs = new SpecWiring({ settings, facts, layout, imageUsers, exists: (path) => access(path).then(() => true, () => false) })
+  const specs = new SpecWiring({
+    settings, facts, layout, imageUsers, exists: (path) => access(path).then(() => true, () => false),
+    cdi: settings.enableCdi ? new CdiSpecifications({ dirs: settings.cdiSpecDirs, log, lstat: (path) => linux.statPath(path, { followSymlinks: false }) }) : undefined,
+  })
   const runtime = (handler: string): ReturnType<typeof sandboxRuntime> => sandboxRuntime(settings, handler)
   const mergedLabels = (image: Image, own: Readonly<Record<string, string>>): Record<string, string> => ({ ...safeImageLabels(image.config.Labels), ...own })
   const stdin = new StdinHolders()

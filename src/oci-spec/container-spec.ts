@@ -3,6 +3,8 @@ import { NamespaceMode } from '../generated/cri.ts'
 import { containerAnnotations, passThroughAnnotations } from './annotations.ts'
 import { apparmorProfile } from './apparmor.ts'
 import { containerCapabilities, privilegedCapabilities } from './capabilities.ts'
+import { applyCdiEdits } from './cdi/apply.ts'
+import { requestedCdiDevices } from './cdi/names.ts'
 import { cgroupsPath } from './cgroups-path.ts'
 import { defaultSpec } from './default-spec.ts'
 import { linuxDevices } from './devices.ts'
@@ -35,7 +37,7 @@ export function containerSpec(input: ContainerSpecInput): OciSpec {
     hostFacts: input.hostFacts,
     runtime: input.runtime,
   })
-  return {
+  const spec: OciSpec = {
     ...base,
     process,
     root: { path: 'rootfs', readonly: securityContext(input)?.readonly_rootfs ?? false },
@@ -51,6 +53,7 @@ export function containerSpec(input: ContainerSpecInput): OciSpec {
       ...(rootfsPropagation === undefined ? {} : { rootfsPropagation }),
     },
   }
+  return input.cdi === undefined ? spec : applyCdiEdits(spec, input.cdi)
 }
 
 const securityContext = (input: ContainerSpecInput) => input.config.linux?.security_context ?? null
@@ -67,8 +70,8 @@ function requireSupported(input: ContainerSpecInput): void {
   if (privileged(input) && input.podConfig.linux?.security_context?.privileged !== true) {
     throw invalidArgument('the container is privileged, but its pod is not: no privileged container is allowed in it')
   }
-  const cdi = [...config.CDI_devices.map(({ name }) => name), ...Object.keys(config.annotations).filter((key) => key.startsWith('cdi.k8s.io/'))]
-  if (cdi.length > 0) throw failedPrecondition(`CDI devices were asked for (${cdi.join(', ')}), but this service does not inject CDI devices yet`)
+  const cdi = requestedCdiDevices(config)
+  if (cdi.length > 0 && input.cdi === undefined) throw failedPrecondition(`CDI devices were asked for (${cdi.join(', ')}), but this node injects none: enable_cdi = false in the configuration`)
   requireSameUserNamespace(userNamespaceMappings(podNamespaces(input)?.userns_options), userNamespace(input))
   requireLabels(securityContext(input)?.selinux_options ?? null, input.selinux, input.hostFacts)
   if (input.sandboxPid <= 0) throw failedPrecondition(`the container's pod ${input.sandboxId} has no running process: its namespaces are gone`)

@@ -1,5 +1,6 @@
 import type { Settings } from '../config/settings.ts'
 import type { ContainerConfig, IDMapping, PodSandboxConfig } from '../generated/cri.ts'
+import type { CdiInjection } from './cdi/apply.ts'
 import type { ImageConfig } from './image-config.ts'
 import type { OciSpec } from './types.ts'
 
@@ -37,10 +38,10 @@ export interface HostFacts {
   /** Whether swap is accounted: memory.memsw.limit_in_bytes (v1) or memory.swap.max (v2) exists. */
   readonly swapControllerAvailable: boolean
   readonly hugetlbControllerPresent: boolean
-  /** The effective capabilities as a bit mask (CapEff of /proc/PID/status). */
   /** What the machine can ever have, as the kernel lists it (`0-7`): /sys/devices/system/cpu/possible and node/possible; left out, nothing is checked. */
   readonly possibleCpus?: string | undefined
   readonly possibleMemoryNodes?: string | undefined
+  /** The effective capabilities as a bit mask (CapEff of /proc/PID/status). */
   readonly effectiveCapabilities: bigint
   /** /proc/sys/kernel/cap_last_cap */
   readonly capLastCap: number
@@ -133,6 +134,8 @@ export interface ContainerSpecInput extends CommonInput {
   readonly mounts: readonly ResolvedMount[]
   /** The nodes behind config.devices. */
   readonly devices: readonly ResolvedDevice[]
+  /** What the CDI devices of requestedCdiDevices() bring; undefined when the node injects none. */
+  readonly cdi?: CdiInjection | undefined
   /** The process whose PID namespace a container in mode TARGET joins: the init process of `target_id`, which the caller has checked to be of this pod. */
   readonly targetPid?: number | undefined
 }

@@ -130,7 +130,19 @@ export interface OciLinux {
   readonlyPaths?: string[]
   mountLabel?: string
   intelRdt?: object
+  /** By the interface's name on the node (runtime-spec 1.3). */
+  netDevices?: Record<string, { name?: string }>
 }
+
+export interface OciHook {
+  path: string
+  args?: readonly string[]
+  env?: readonly string[]
+  timeout?: number
+}
+
+/** By the moment at which the runtime runs them. */
+export type OciHooks = Partial<Record<'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop', OciHook[]>>
 
 export interface OciSpec {
   ociVersion: string
@@ -139,7 +151,7 @@ export interface OciSpec {
   hostname?: string
   domainname?: string
   mounts?: OciMount[]
-  hooks?: object
+  hooks?: OciHooks
   annotations?: Record<string, string>
   linux?: OciLinux
 }

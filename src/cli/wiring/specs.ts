@@ -20,6 +20,7 @@ import { displayName } from '../../state/image-names.ts'
 import type { Sandbox } from '../../state/records.ts'
 import type { Layout } from '../../state/status-file.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './runtimes.ts'
+import type { CdiSpecifications } from './cdi.ts'
 import type { SpecFacts } from './spec-facts.ts'
 
 /** Where the kubelet has the profiles that pods name. */
@@ -31,6 +32,8 @@ export interface SpecWiringOptions {
   readonly layout: Layout
   readonly imageUsers: ContainerDeps['imageUsers']
   readonly exists: (path: string) => Promise<boolean>
+  /** Undefined with `enable_cdi = false`. */
+  readonly cdi: CdiSpecifications | undefined
 }
 
 /** Brings together what the pure spec functions need: settings, host facts, files that profiles are in. */
@@ -66,19 +69,19 @@ export class SpecWiring {
       imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
       hostFacts: context?.privileged === true ? await facts.withDevices() : facts.facts, runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
       settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
-      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true), ...request.mounts], devices: request.devices, targetPid: request.targetPid,
+      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config),
     }))
   }
 
-  /** The pod's own files, for a container that does not mount something else in their place. */
-  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
-    const { layout, exists } = this.#options
   readonly updated: ContainerDeps['updatedSpec'] = (spec, update, handler) => {
     const { settings, facts } = this.#options
     if (settings.disableCgroup) throw failedPrecondition('resources are not managed on this node (disable_cgroup = true): there is nothing to update')
     return updatedSpec(spec, update, { hostFacts: facts.facts, settings: this.#specSettings, runtime: { containerAnnotations: handlerAnnotations(settings, handler) } })
   }
 
+  /** The pod's own files, for a container that does not mount something else in their place. */
+  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
+    const { layout, exists } = this.#options
     const files = sandboxFiles(layout, sandbox.id)
     const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
     const candidates = [
