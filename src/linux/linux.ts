@@ -5,11 +5,15 @@ import type { ContainerdMount } from './mount-options.ts'
 import type { MountInfo } from './mountinfo.ts'
 import type { FileStat, FsInfo, StatOptions, WriteFileOptions } from './ops/files.ts'
 import type { HostFacts } from './ops/host.ts'
+import type { MountImageOptions } from './ops/image-mount.ts'
+import type { IdmapMount } from './ops/idmap.ts'
 import type { MountAllOptions, MountRequest, UnmountOptions } from './ops/mounts.ts'
 import type { CreateNetnsOptions, InterfaceAddress } from './ops/netns.ts'
 import type { OperationArgs, OperationName, OperationResult } from './ops/operations.ts'
 import type { KillSessionRequest, KillSessionResult, ProcessStat, SendSignalOptions } from './ops/processes.ts'
 import type { DiskUsage, DiskUsageOptions } from './ops/trees.ts'
+import type { UserNamespaceRequest } from './ops/userns.ts'
+import type { InterfaceCounters, NetworkTarget, UsageLevel, UsageRows, UsageTarget } from './usage.ts'
 import { type LinuxLog, WorkerPool } from './worker-pool.ts'
 
 export type { CgroupMounts, CgroupPaths, CgroupStats, Pressure, PressureLine } from './cgroups.ts'
@@ -17,10 +21,13 @@ export type { ContainerdMount, MountFlag } from './mount-options.ts'
 export type { MountInfo } from './mountinfo.ts'
 export type { FileStat, FileType, FsInfo, StatOptions, WriteFileOptions } from './ops/files.ts'
 export type { HostFacts } from './ops/host.ts'
+export type { MountImageOptions } from './ops/image-mount.ts'
+export type { IdmapMount } from './ops/idmap.ts'
 export type { MountAllOptions, MountRequest, UnmountOptions } from './ops/mounts.ts'
 export type { CreateNetnsOptions, InterfaceAddress } from './ops/netns.ts'
 export type { KillSessionRequest, KillSessionResult, ProcessStat, SendSignalOptions } from './ops/processes.ts'
 export type { DiskUsage, DiskUsageOptions } from './ops/trees.ts'
+export type { IdRange, UserNamespaceRequest } from './ops/userns.ts'
 export type { LinuxLog } from './worker-pool.ts'
 
 export interface LinuxOptions {
@@ -134,6 +141,42 @@ export class Linux {
     })
   }
 
+  // ---- user namespaces
+
+  /**
+   * Makes a user namespace with these ids and mounts it on `path` (directories are made, 0755), and with `netns` a network namespace that belongs to it,
+   * with `lo` up. ALREADY_EXISTS when something is there; FAILED_PRECONDITION (reason `UserNamespaceRefused`) with the kernel's reason. On failure nothing is left.
+   */
+  async createUserNamespace(path: string, request: UserNamespaceRequest, options: CallOptions = {}): Promise<void> {
+    return this.#own('createUserNamespace', path, options, path, request)
+  }
+
+  /** Unmounts and removes it. OK when it is not there; FAILED_PRECONDITION when something else is. Processes and network namespaces keep the namespace itself alive. */
+  async deleteUserNamespace(path: string, options: CallOptions = {}): Promise<void> {
+    return this.#own('deleteUserNamespace', path, options, path)
+  }
+
+  /** Whether a user namespace is mounted on `path`. */
+  async userNamespaceExists(path: string, options: CallOptions = {}): Promise<boolean> {
+    return this.#own('userNamespaceExists', path, options, path)
+  }
+
+  /**
+   * Shows each source at its target with the ids that are on the disk taken for ids inside the user namespace of the file `userns` (mount_setattr(2)).
+   * What is mounted below a source is not part of it. Targets are made. FAILED_PRECONDITION (reason `NoIdmap`) names the kernel or the file system that cannot.
+   * If one fails, those before it are undone.
+   */
+  async mountIdmapped(mounts: readonly IdmapMount[], userns: string, options: CallOptions = {}): Promise<void> {
+    return this.#pods('mountIdmapped', mounts.map(({ source }) => source).join(', '), options, mounts, userns)
+  }
+
+  /**
+   * Why the kernel could not make an overlay of directories like `path` with their ids mapped, by trying it in the directory `scratch`; undefined when it can.
+   */
+  async idmapProblem(path: string, scratch: string, options: CallOptions = {}): Promise<string | undefined> {
+    return this.#own('idmapProblem', path, options, path, scratch)
+  }
+
   // ---- mounts
 
   /** mount(2). Propagation flags and the per-mount flags of a bind mount take calls of their own, which are made here; if one fails, the mount is undone. */
@@ -144,6 +187,15 @@ export class Linux {
   /** Mounts what a snapshotter returned on `target`, one over the other. If one fails, those before it are undone. */
   async mountAll(mounts: readonly ContainerdMount[], target: string, options: MountAllOptions & CallOptions = {}): Promise<void> {
     return this.#own('mountAll', target, options, mounts, target, { readonly: options.readonly })
+  }
+
+  /**
+   * Mounts what a snapshotter returned for an image, for reading alone, on `volume` below `dir` (made when missing). With `subPath` only that directory
+   * or file of the image: symbolic links are followed inside the image, and what is mounted is what was found, by descriptor. NOT_FOUND when it
+   * is missing, INVALID_ARGUMENT (reason `ESCAPES`) when it leads out of the image. Nothing is left when it fails.
+   */
+  async mountImage(mounts: readonly ContainerdMount[], dir: string, options: MountImageOptions & CallOptions = {}): Promise<void> {
+    return this.#own('mountImage', dir, options, mounts, dir, { subPath: options.subPath })
   }
 
   /** Unmounts `target` as often as something is mounted there. OK when nothing is. FAILED_PRECONDITION (EBUSY) when it is in use and not detached. */
@@ -293,6 +345,16 @@ export class Linux {
   /** What a cgroup uses; undefined when it is gone. */
   async cgroupStats(paths: CgroupPaths, options: CallOptions = {}): Promise<CgroupStats | undefined> {
     return this.#own('cgroupStats', cgroupName(paths), options, paths)
+  }
+
+  /** What several cgroups use, in one call of a thread: a row of figures each (src/linux/usage.ts). One that is gone or cannot be read does not spoil the others. */
+  async cgroupUsage(level: UsageLevel, targets: readonly UsageTarget[], options: CallOptions = {}): Promise<UsageRows> {
+    return this.#own('cgroupUsage', `of ${targets.length} cgroups`, options, level, targets)
+  }
+
+  /** The counters of every interface but `lo` in several network namespaces, in one call of a thread; undefined for one that is gone. */
+  async networkCounters(targets: readonly NetworkTarget[], options: CallOptions = {}): Promise<(readonly InterfaceCounters[] | undefined)[]> {
+    return this.#own('networkCounters', `of ${targets.length} network namespaces`, options, targets)
   }
 
   /** Removes cgroups without processes, children first. OK when they are not there; FAILED_PRECONDITION (EBUSY) names the processes in them. */
