@@ -35,6 +35,10 @@ export const libc = {
   renameat: bind('renameat', 'int', 'void *', 'int', 'void *'),
   readlinkat: bind('readlinkat', 'int', 'void *', 'void *', 'ulong'),
   flock: bind('flock', 'int', 'int'),
+  getxattr: bind('getxattr', 'void *', 'void *', 'void *', 'ulong'),
+  lgetxattr: bind('lgetxattr', 'void *', 'void *', 'void *', 'ulong'),
+  setxattr: bind('setxattr', 'void *', 'void *', 'void *', 'ulong', 'int'),
+  lsetxattr: bind('lsetxattr', 'void *', 'void *', 'void *', 'ulong', 'int'),
   poll: bind('poll', 'void *', 'ulong', 'int'),
   getsockopt: bind('getsockopt', 'int', 'int', 'int', 'void *', 'void *'),
   // Numbers from 424 on are the same on every architecture.

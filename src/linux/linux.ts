@@ -11,6 +11,7 @@ import type { MountAllOptions, MountRequest, UnmountOptions } from './ops/mounts
 import type { CreateNetnsOptions, InterfaceAddress } from './ops/netns.ts'
 import type { OperationArgs, OperationName, OperationResult } from './ops/operations.ts'
 import type { KillSessionRequest, KillSessionResult, ProcessStat, SendSignalOptions } from './ops/processes.ts'
+import type { RelabelOptions } from './ops/relabel.ts'
 import type { DiskUsage, DiskUsageOptions } from './ops/trees.ts'
 import type { UserNamespaceRequest } from './ops/userns.ts'
 import type { InterfaceCounters, NetworkTarget, UsageLevel, UsageRows, UsageTarget } from './usage.ts'
@@ -251,6 +252,14 @@ export class Linux {
   /** What a file or a directory with everything in it takes up on the disk, other mounts left out. The walk is bounded: see `complete`. */
   async diskUsage(path: string, options: DiskUsageOptions & CallOptions = {}): Promise<DiskUsage> {
     return this.#pods('diskUsage', path, options, path, { maxEntries: options.maxEntries })
+  }
+
+  /**
+   * Gives a file, or a directory with everything in it, an SELinux label; follows no symbolic link. File systems without labels stay as they are.
+   * INVALID_ARGUMENT (reason `RelabelRefused`) for a top-level directory of the machine.
+   */
+  async relabelTree(path: string, label: string, options: RelabelOptions & CallOptions = {}): Promise<void> {
+    return this.#pods('relabelTree', path, options, path, label, { attribute: options.attribute })
   }
 
   /** The size and what is free of the file system that `path` is on. */

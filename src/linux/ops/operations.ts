@@ -9,6 +9,7 @@ import { isMountPoint, mount, mountAll, mountInfo, mountsUnder, unmount } from '
 import { createNetns, deleteNetns, interfaceAddresses, netnsExists } from './netns.ts'
 import { killSession, processStat, sendSignal } from './processes.ts'
 import { openTcpSocket } from './sockets.ts'
+import { relabelTree } from './relabel.ts'
 import { diskUsage, removeTree } from './trees.ts'
 import { createUserNamespace, deleteUserNamespace, userNamespaceExists } from './userns.ts'
 import { cgroupUsage, networkCounters } from './usage.ts'
@@ -44,6 +45,7 @@ export const operations = {
   probeHost,
   processStat,
   readInRoot,
+  relabelTree,
   removeCgroup,
   removeTree,
   resolvePath,

@@ -85,7 +85,7 @@ function removeEntry(removal: Removal, parent: number, name: Name, depth: number
 }
 
 /** Streams the names in an open directory; a directory of millions of files does not become one list. */
-function forEachEntry(fd: number, target: string, action: (name: Name) => void): void {
+export function forEachEntry(fd: number, target: string, action: (name: Name) => void): void {
   // The types know only names that are text.
   const options = { encoding: 'buffer' as BufferEncoding, bufferSize: 256 }
   const dir: Dir = naming(`read a directory in ${target}`, () => opendirSync(`/proc/thread-self/fd/${fd}`, options))
