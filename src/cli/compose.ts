@@ -5,6 +5,7 @@ import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import { KeyedQueues } from '../concurrency/keyed-queues.ts'
 import { Operation } from '../concurrency/operation.ts'
 import type { Settings } from '../config/settings.ts'
+import { mountedBy } from '../container/image-volumes.ts'
 import { ImageUsers } from '../container/image-users.ts'
 import { IoWorker } from '../container/io/client.ts'
 import { RootfsMounts } from '../container/rootfs-mounts.ts'
@@ -51,6 +52,7 @@ import { status } from '../runtime-service/status.ts'
 import { stopContainer } from '../runtime-service/stop-container.ts'
 import { stopPodSandbox } from '../runtime-service/stop-pod-sandbox.ts'
 import { updateContainerResources } from '../runtime-service/update-container-resources.ts'
+import { updatePodSandboxResources } from '../runtime-service/update-pod-sandbox-resources.ts'
 import { updateRuntimeConfig } from '../runtime-service/update-runtime-config.ts'
 import { version } from '../runtime-service/version.ts'
 import type { SandboxDeps } from '../sandbox/deps.ts'
@@ -163,6 +165,12 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     return image
   }
 
+  async function volumeImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
+    const image = requireImage(images, name)
+    await unpacker.ensure(ctx, image, snapshotterOf(handler))
+    return image
+  }
+
   const execProcesses = new ExecProcesses()
   containers.listen((before, after) => {
     if (before === undefined || after !== undefined) return
@@ -176,7 +184,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const runtimeHandlers = handlerMessages(settings)
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
-    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, runtimeHandlers: () => runtimeHandlers,
+    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage, runtimeHandlers: () => runtimeHandlers,
   }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
@@ -196,7 +204,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   })
   const gate = (): CriError | undefined => lifecycle.gate
   const stats = { containers, measure: (container: Container) => usage.measure(container) }
-  const imageDeps = { containerd, images, catalog, pulls, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
+  const imageDeps = { containerd, images, catalog, pulls, mountedBy: (image: Image) => mountedBy(containers.values(), image)?.id, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
   const statusDeps = {
     containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers,
     info: (): Record<string, string> => ({
@@ -242,7 +250,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     Attach: unimplemented(streaming),
     PortForward: unimplemented(streaming),
     UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
-    UpdatePodSandboxResources: unimplemented('run the pod anew with the resources that it needs'),
+    UpdatePodSandboxResources: (ctx, request) => updatePodSandboxResources({ ...deps, checkResources: specs.checkResources }, ctx, request),
     PodSandboxStats: unimplemented(laterStats),
     ListPodSandboxStats: unimplemented(laterStats),
     StreamPodSandboxStats: unimplemented(laterStats),

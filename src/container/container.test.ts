@@ -80,20 +80,21 @@ describe('reasons', () => {
 
 describe('mounts', () => {
   const mount = (overrides: Partial<Mount>): Mount => ({ container_path: '/c', host_path: '/h', readonly: false, selinux_relabel: false, propagation: 0, uidMappings: [], gidMappings: [], recursive_read_only: false, image: null, image_sub_path: '', ...overrides })
-  const host = (overrides: Partial<ContainerHost> = {}): ContainerHost => ({ resolvePath: async (path: string) => `/real${path}`, mkdirAll: async () => undefined, propagationOf: async () => 'private', ...overrides }) as unknown as ContainerHost
+  const host = (overrides: Partial<ContainerHost> = {}): ContainerHost => ({ resolvePath: async (path: string) => `/real${path}`, mkdirAll: async () => undefined, propagationOf: async () => ({ propagation: 'private', mountPoint: '/mnt' }), ...overrides }) as unknown as ContainerHost
+  const noImage = (): never => { throw new TypeError('no image is mounted here') }
 
   it('follow links, and make what is missing', async () => {
     const made: string[] = []
     const [resolved] = await resolveMounts(host({
       resolvePath: async (path) => made.length > 0 ? path : Promise.reject(notFound(path)),
       mkdirAll: async (path) => void made.push(path),
-    }), [mount({})])
+    }), [mount({})], noImage)
     assert.deepEqual([resolved?.hostPath, made], ['/h', ['/h']])
   })
 
   it('that cannot be are refused', async () => {
-    for (const wrong of [{ container_path: 'c' }, { host_path: '' }, { host_path: 'h' }, { host_path: '/a\0b' }, { container_path: '/a\0' }, { propagation: 9 }]) await assert.rejects(resolveMounts(host(), [mount(wrong)]), code(Code.INVALID_ARGUMENT), JSON.stringify(wrong))
-    for (const propagation of [MountPropagation.PROPAGATION_BIDIRECTIONAL, MountPropagation.PROPAGATION_HOST_TO_CONTAINER]) await assert.rejects(resolveMounts(host(), [mount({ propagation })]), /make-rshared/)
+    for (const wrong of [{ container_path: 'c' }, { host_path: '' }, { host_path: 'h' }, { host_path: '/a\0b' }, { container_path: '/a\0' }, { propagation: 9 }]) await assert.rejects(resolveMounts(host(), [mount(wrong)], noImage), code(Code.INVALID_ARGUMENT), JSON.stringify(wrong))
+    for (const propagation of [MountPropagation.PROPAGATION_BIDIRECTIONAL, MountPropagation.PROPAGATION_HOST_TO_CONTAINER]) await assert.rejects(resolveMounts(host(), [mount({ propagation })], noImage), /mount \/c: .* is on \/mnt, which is private; run "mount --make-rshared \/mnt"/)
   })
 
   it('of an image are directories of the container\'s own, but for those that the request mounts', () => {

@@ -17,6 +17,7 @@ import type { Container, Image, Sandbox } from '../state/records.ts'
 import { encodeStatus, writeJson, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import type { UserDatabase } from './image-users.ts'
+import { imageBindMount, type ImageVolume, imageVolumeLabels, mountImageVolumes, removeContainerState, removeImageViews } from './image-volumes.ts'
 import { containerLogPath } from './log-path.ts'
 import { imageVolumes, resolveDevices, resolveMounts } from './mounts.ts'
 import { statusPath } from './status.ts'
@@ -29,6 +30,8 @@ export interface CreateContainerInput {
   /** The pod's configuration as the request repeats it. */
   readonly sandboxConfig: PodSandboxConfig
   readonly image: Image
+  /** The images that it mounts. */
+  readonly imageVolumes: readonly ImageVolume[]
   /** What StopContainer sends; empty for SIGTERM. */
   readonly stopSignal: string
   /** Of the container whose PID namespace is joined in mode TARGET. */
@@ -54,7 +57,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   operation.onUndo('remove container directory', () => host.removeTree(dir))
   const [[mounts, devices, users]] = await join<[[ResolvedMount[], ResolvedDevice[], UserDatabase], void]>(ctx.signal, [
     (signal) => operation.step('resolve mounts and users', () => Promise.all([
-      resolveMounts(host, config.mounts),
+      resolveMounts(host, config.mounts, (mount, index) => imageBindMount(layout, id, index, mount)),
       resolveDevices(host, config.devices),
       deps.imageUsers(withSignal(ctx, signal), image, runtime.snapshotter),
     ])),
@@ -72,7 +75,9 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   const metadata: ContainerMetadata = {
     id, name: input.name, sandboxId: sandbox.id, config, imageRef: image.id, logPath: logPath ?? '', stopSignal: input.stopSignal, processLabel: '',
   }
+  const viewLabels = imageVolumeLabels(id, runtime.snapshotter, input.imageVolumes)
   operation.onUndo('remove container record and snapshot', async (signal) => {
+    await removeImageViews(deps, withSignal(ctx, signal), { labels: viewLabels })
     await containerd.snapshots.remove(withSignal(ctx, signal), runtime.snapshotter, id)
     await containerd.containers.delete(withSignal(ctx, signal), id)
   })
@@ -81,6 +86,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     resources: resourcesOfSpec(parseOciSpec(spec.value)),
     status: { state: 'created', pid: 0, createdAt: nowNanoseconds(), startedAt: 0n, finishedAt: 0n, exitCode: 0, reason: '', message: '' },
   }
+  if (input.imageVolumes.length > 0) operation.onUndo('unmount images', () => removeContainerState(deps, id))
   const [rootfs] = await join<[Mount[], void, void]>(ctx.signal, [
     (signal) => makeInContainerd(withSignal(ctx, signal)),
     () => operation.step('write status', () => writeJsonPage(statusPath(layout, id), encodeStatus(container))),
@@ -96,7 +102,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     // The container is recorded first: it is what keeps the snapshot from garbage collection.
     await operation.step('create container record', () => containerd.containers.create(branch, {
       id,
-      labels: { ...deps.labels(image, config.labels), [labels.kind]: labels.kindContainer },
+      labels: { ...deps.labels(image, config.labels), ...viewLabels, [labels.kind]: labels.kindContainer },
       image: displayName(image),
       runtime: { name: runtime.type, options: runtime.options },
       spec,
@@ -105,6 +111,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
       extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
     }))
     const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, id, runtime.snapshotter, input.imageVolumes))
     if (volumes.length > 0) {
       await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
         for (const volume of volumes) {

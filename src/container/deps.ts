@@ -28,14 +28,18 @@ export interface ContainerHost {
   /** A directory of our own with FIFOs in it, made at once. */
   makeFifos(dir: string, paths: readonly string[]): void
   removeTree(path: string): Promise<void>
+  /** Mounts a view of an image, or what `subPath` names in it, on `volume` below `dir`, for reading alone. */
+  mountImage(mounts: readonly Mount[], dir: string, subPath: string, signal: AbortSignal): Promise<void>
+  /** OK when nothing is mounted there. */
+  unmount(path: string): Promise<void>
   /** Mounts what containerd's snapshotter gave, runs `work` on it and unmounts again, whatever happens. */
   withMounts<T>(mounts: readonly Mount[], work: (dir: string) => Promise<T>): Promise<T>
   /** A regular file below `root`, symlinks resolved inside it. Undefined when it is missing; INVALID_ARGUMENT when it is larger or no regular file. */
   readInRoot(root: string, path: string, maxBytes: number): Promise<Buffer | undefined>
   /** Copies the directory `path` below `root` with owners and modes into `target`; nothing when the image has no such directory. */
   copyFromRoot(root: string, path: string, target: string): Promise<void>
-  /** The propagation of the mount that `path` is on: `shared`, `slave` or `private`. */
-  propagationOf(path: string): Promise<'shared' | 'slave' | 'private'>
+  /** The mount that `path` is on, and how mounts propagate there. */
+  propagationOf(path: string): Promise<{ readonly propagation: 'shared' | 'slave' | 'private'; readonly mountPoint: string }>
   cgroupPathsOf(pid: number): Promise<CgroupPaths>
   /** How often the out-of-memory killer struck; undefined when the cgroup is gone. */
   oomKillCount(cgroups: CgroupPaths): Promise<number | undefined>

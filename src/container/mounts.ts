@@ -1,17 +1,19 @@
 import { isAbsolute, join, normalize } from 'node:path'
-import { Code, CriError, failedPrecondition, invalidArgument, isNotFound } from '../errors/cri-error.ts'
+import { CriError, failedPrecondition, invalidArgument, isNotFound } from '../errors/cri-error.ts'
 import { type Device, type Mount, MountPropagation } from '../generated/cri.ts'
 import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
 import type { ContainerHost } from './deps.ts'
+import { checkImageMount } from './image-volumes.ts'
 
 /**
  * The request's bind mounts with their host paths made sure of: created as a directory when missing (as the kubelet relies on), symlinks
- * followed, the wanted propagation checked against the mount that the path is on.
+ * followed, the wanted propagation checked against the mount that the path is on. Images are what `imageMount` makes of them.
  */
-export async function resolveMounts(host: ContainerHost, mounts: readonly Mount[]): Promise<ResolvedMount[]> {
-  return Promise.all(mounts.map(async (mount) => {
+export async function resolveMounts(host: ContainerHost, mounts: readonly Mount[], imageMount: (mount: Mount, index: number) => ResolvedMount): Promise<ResolvedMount[]> {
+  return Promise.all(mounts.map(async (mount, index) => {
+    checkImageMount(mount)
     if (!isAbsolute(mount.container_path)) throw invalidArgument(`mount: container_path ${JSON.stringify(mount.container_path)} must be an absolute path`)
-    if (mount.image !== null) throw new CriError(Code.UNIMPLEMENTED, `mount ${mount.container_path}: image volumes are not supported by this version; use another volume type`)
+    if (mount.image !== null) return imageMount(mount, index)
     if (mount.host_path === '') throw invalidArgument(`mount ${mount.container_path}: host_path is empty`)
     if (!isAbsolute(mount.host_path)) throw invalidArgument(`mount ${mount.container_path}: host_path ${JSON.stringify(mount.host_path)} must be an absolute path`)
     if (mount.container_path.includes('\0') || mount.host_path.includes('\0')) throw invalidArgument('mount paths must not contain a NUL byte')
@@ -40,12 +42,12 @@ async function checkPropagation(host: ContainerHost, mount: Mount, hostPath: str
   if (propagation !== MountPropagation.PROPAGATION_BIDIRECTIONAL && propagation !== MountPropagation.PROPAGATION_HOST_TO_CONTAINER) {
     throw invalidArgument(`mount ${mount.container_path}: ${propagation} is no mount propagation mode`)
   }
-  const actual = await host.propagationOf(hostPath)
+  const { propagation: actual, mountPoint } = await host.propagationOf(hostPath)
   if (propagation === MountPropagation.PROPAGATION_BIDIRECTIONAL && actual !== 'shared') {
-    throw failedPrecondition(`mount ${mount.container_path}: bidirectional propagation needs a shared mount, and ${hostPath} is on a ${actual} one; run "mount --make-rshared" on it`)
+    throw failedPrecondition(`mount ${mount.container_path}: bidirectional propagation needs a shared mount, and ${hostPath} is on ${mountPoint}, which is ${actual}; run "mount --make-rshared ${mountPoint}" on the node`, { reason: 'Propagation' })
   }
   if (propagation === MountPropagation.PROPAGATION_HOST_TO_CONTAINER && actual === 'private') {
-    throw failedPrecondition(`mount ${mount.container_path}: propagation from the host needs a shared or slave mount, and ${hostPath} is on a private one; run "mount --make-rshared" on it`)
+    throw failedPrecondition(`mount ${mount.container_path}: propagation from the host needs a shared or slave mount, and ${hostPath} is on ${mountPoint}, which is private; run "mount --make-rshared ${mountPoint}" on the node`, { reason: 'Propagation' })
   }
 }
 

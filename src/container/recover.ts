@@ -16,6 +16,7 @@ import { intentPath } from './create-container.ts'
 import type { ContainerDeps } from './deps.ts'
 import { finish, handleExit } from './exit.ts'
 import { fifoPaths } from './fifos.ts'
+import { removeContainerState } from './image-volumes.ts'
 import { removeContainer } from './remove-container.ts'
 import { saveStatus, statusPath } from './status.ts'
 
@@ -104,7 +105,7 @@ export async function removeOrphans(deps: Pick<ContainerDeps, 'layout' | 'host'>
   for (const id of new Set([...await subdirectories(layout.containersDir()), ...await subdirectories(layout.containersStateDir())])) {
     if (present.has(id)) continue
     ctx.log.info({ container: id }, 'removing what is left of a container that containerd does not know')
-    await host.removeTree(layout.containerStateDir(id))
+    await removeContainerState(deps, id)
     await host.removeTree(layout.containerDir(id))
   }
 }
@@ -169,7 +170,7 @@ async function reopen(deps: ContainerDeps, ctx: Ctx, container: Container, task:
     return
   }
   try {
-    if (metadata.config.stdin && existsSync(fifos.stdin)) deps.stdin.hold(id, fifos.stdin)
+    if (metadata.config.stdin && existsSync(fifos.stdin)) deps.stdin.resume(id, fifos.stdin)
     await deps.io.openLog({
       id, stdoutFifo: fifos.stdout, stderrFifo: fifos.stderr === '' ? undefined : fifos.stderr, logPath: metadata.logPath === '' ? undefined : metadata.logPath,
       maxLineBytes: deps.settings.maxContainerLogLineSize, recover: true,

@@ -6,6 +6,7 @@ import { decodeContainerMetadata } from '../state/metadata.ts'
 import { pluginDirs } from '../state/plugin-files.ts'
 import type { Container } from '../state/records.ts'
 import type { ContainerDeps } from './deps.ts'
+import { removeContainerState, removeImageViews } from './image-volumes.ts'
 
 /** Deletes a container that does not run: task (should one be left), snapshot, files, record. Idempotent. */
 export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: Pick<Container, 'id'>): Promise<void> {
@@ -16,7 +17,7 @@ export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: 
   await Promise.all([
     // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
     record === undefined || record.snapshotter === '' ? undefined : deps.containerd.snapshots.remove(ctx, record.snapshotter, id),
-    deps.host.removeTree(deps.layout.containerStateDir(id)),
+    removeContainerState(deps, id).then(() => (record === undefined ? undefined : removeImageViews(deps, ctx, record))),
   ])
   // What containerd's own CRI plugin kept of it, if that made it.
   const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []

@@ -1,4 +1,5 @@
 import { createContainer as create } from '../container/create-container.ts'
+import { checkImageMount, type ImageVolume, imageVolumeError, withImageRefs } from '../container/image-volumes.ts'
 import { signalNumber } from '../container/stop-container.ts'
 import { CriError, failedPrecondition, invalidArgument } from '../errors/cri-error.ts'
 import { type CreateContainerRequest, type CreateContainerResponse, type ContainerConfig, NamespaceMode, Signal } from '../generated/cri.ts'
@@ -11,20 +12,22 @@ import type { RuntimeServiceDeps } from './deps.ts'
 import { newId } from './ids.ts'
 import { checkLabels, containerMetadata, sandboxMetadata } from './validate.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'containerNames' | 'mutex' | 'operation' | 'containerImage'>
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'sandboxes' | 'containerNames' | 'mutex' | 'operation' | 'containerImage' | 'volumeImage'>
 
 /** CreateContainer: everything of a container but its process. A failure takes back everything and gives the name free. */
 export async function createContainer(deps: Deps, ctx: Ctx, request: CreateContainerRequest): Promise<Init<CreateContainerResponse>> {
   const metadata = containerMetadata(request.config)
-  const config = request.config
-  if (config === null) throw new TypeError('checked above')
-  checkLabels(config.labels, 'config.labels')
+  const requested = request.config
+  if (requested === null) throw new TypeError('checked above')
+  checkLabels(requested.labels, 'config.labels')
   const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
   const sandboxConfig = request.sandbox_config ?? sandbox.metadata.config
   if (sandbox.state !== 'ready') throw notReady(sandbox.id)
   const pod = sandboxMetadata(sandboxConfig, 'sandbox_config')
-  if (config.image === null || config.image.image === '') throw invalidArgument('config.image is missing')
-  const image = await deps.containerImage(ctx, config.image.image, sandbox.metadata.runtimeHandler)
+  if (requested.image === null || requested.image.image === '') throw invalidArgument('config.image is missing')
+  const image = await deps.containerImage(ctx, requested.image.image, sandbox.metadata.runtimeHandler)
+  const imageVolumes = await imageVolumesOf(deps, ctx, requested, sandbox)
+  const config = imageVolumes.length === 0 ? requested : { ...requested, mounts: withImageRefs(requested.mounts, imageVolumes) }
   const stopSignal = stopSignalOf(config, image, ctx)
   const targetPid = targetPidOf(deps, config, sandbox)
   const name = containerName(metadata, pod)
@@ -33,7 +36,7 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
   deps.containerNames.reserve(name, id, operation)
   try {
     return await deps.mutex.run(id, async () => {
-      const container = await create(deps.container, ctx, operation, { id, name, sandbox, config, sandboxConfig, image, stopSignal, targetPid })
+      const container = await create(deps.container, ctx, operation, { id, name, sandbox, config, sandboxConfig, image, imageVolumes, stopSignal, targetPid })
       // Whoever stopped the pod meanwhile has not seen this container.
       if (deps.sandboxes.get(sandbox.id)?.state !== 'ready') throw notReady(sandbox.id)
       operation.commit()
@@ -52,6 +55,22 @@ export async function createContainer(deps: Deps, ctx: Ctx, request: CreateConta
 }
 
 const notReady = (id: string): CriError => failedPrecondition(`pod sandbox ${id} is not ready: it was stopped, or its pause process has ended; remove it and run it anew`, { reason: 'SandboxNotReady' })
+
+/** The images that the request mounts, each unpacked for the pod's runtime handler. */
+async function imageVolumesOf(deps: Deps, ctx: Ctx, config: ContainerConfig, sandbox: Sandbox): Promise<ImageVolume[]> {
+  const volumes: ImageVolume[] = []
+  for (const [index, mount] of config.mounts.entries()) {
+    checkImageMount(mount)
+    if (mount.image === null) continue
+    try {
+      volumes.push({ index, mount, image: await deps.volumeImage(ctx, mount.image.image, sandbox.metadata.runtimeHandler) })
+    } catch (error) {
+      ctx.signal.throwIfAborted()
+      throw imageVolumeError(mount, error)
+    }
+  }
+  return volumes
+}
 
 /** The request's signal, else the image's STOPSIGNAL, else none (SIGTERM). An image's nonsense is not worth failing a pod for. */
 function stopSignalOf(config: ContainerConfig, image: Image, ctx: Ctx): string {

@@ -29,5 +29,7 @@ export interface RuntimeServiceDeps {
   readonly pauseImage: (ctx: Ctx, handler: string) => Promise<Image>
   /** The image that a container's request names, by id or by any of its names, unpacked for the pod's runtime handler. NOT_FOUND when there is none. */
   readonly containerImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
+  /** The same for an image, or an artifact, that a container mounts. */
+  readonly volumeImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
   readonly runtimeHandlers: () => readonly Init<RuntimeHandler>[]
 }

@@ -5,6 +5,7 @@ import type { ContainerdEvent } from '../containerd/events.ts'
 import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import { finish, handleExit, handleOom } from '../container/exit.ts'
+import { removeContainerState } from '../container/image-volumes.ts'
 import { recoverContainer, releaseBlockedShims, removeOrphans } from '../container/recover.ts'
 import { type CriError, messageOf, unavailable } from '../errors/cri-error.ts'
 import type { Background } from '../observability/background.ts'
@@ -325,7 +326,7 @@ export class Lifecycle {
     ctx.log.warn({ container: id }, 'the container is gone from containerd: it was removed by somebody else')
     await deps.container.io.closeLog(id)
     deps.container.stdin.release(id)
-    await deps.container.host.removeTree(deps.container.layout.containerStateDir(id))
+    await removeContainerState(deps.container, id)
     await deps.container.host.removeTree(deps.container.layout.containerDir(id))
     deps.containers.delete(id)
     deps.containerNames.release(container.metadata.name, id)

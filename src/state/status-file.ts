@@ -55,6 +55,11 @@ export class Layout {
     return join(this.state, 'containers', id, 'io')
   }
 
+  /** Images that a container mounts are mounted below this. */
+  containerImageVolumesDir(id: string): string {
+    return join(this.state, 'containers', id, 'image-volumes')
+  }
+
   containerStateDir(id: string): string {
     return join(this.state, 'containers', id)
   }

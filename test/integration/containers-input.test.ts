@@ -27,7 +27,7 @@ const security = (context: NonNullable<NonNullable<Init<ContainerConfig>['linux'
 const resources = (given: NonNullable<NonNullable<Init<ContainerConfig>['linux']>['resources']>): Config => () => ({ linux: { resources: given } })
 
 describe('CreateContainer with a configuration that cannot be', () => {
-  const { INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, UNIMPLEMENTED } = Code
+  const { INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION } = Code
   const cases: readonly (readonly [what: string, config: Config, code: number, details: RegExp])[] = [
     ['no metadata', () => ({ metadata: undefined }), INVALID_ARGUMENT, /config\.metadata is missing/],
     ['an empty name', () => ({ metadata: { name: '' } }), INVALID_ARGUMENT, /config\.metadata\.name is empty/],
@@ -50,7 +50,10 @@ describe('CreateContainer with a configuration that cannot be', () => {
     ['a mount on the root', () => ({ mounts: [{ container_path: '/', host_path: node.dir }] }), INVALID_ARGUMENT, /container path is "\/"/],
     ['a mount below a file', () => ({ mounts: [{ container_path: '/x', host_path: join(node.dir, 'file', 'below') }] }), FAILED_PRECONDITION, /mount \/x.*file/],
     ['a mount propagation that is none', () => ({ mounts: [{ container_path: '/x', host_path: node.dir, propagation: 17 }] }), INVALID_ARGUMENT, /17/],
-    ['an image volume', () => ({ mounts: [{ container_path: '/x', image: { image: shellImage } }] }), UNIMPLEMENTED, /image volumes/],
+    ['an image volume to write to', () => ({ mounts: [{ container_path: '/x', image: { image: shellImage } }] }), INVALID_ARGUMENT, /ImageVolumeMountFailed: .*readonly must be true/],
+    ['an image volume of a host path', () => ({ mounts: [{ container_path: '/x', host_path: '/x', readonly: true, image: { image: shellImage } }] }), INVALID_ARGUMENT, /not of both/],
+    ['an image volume of an image that is not here', () => ({ mounts: [{ container_path: '/x', readonly: true, image: { image: 'registry.k8s.io/not/here:1' } }] }), NOT_FOUND, /ImageVolumeMountFailed: .*not on this node: pull it/],
+    ['a sub path of no image', () => ({ mounts: [{ container_path: '/x', host_path: '/x', image_sub_path: 'etc' }] }), INVALID_ARGUMENT, /image_sub_path/],
     ['recursive read-only without read-only', () => ({ mounts: [{ container_path: '/x', host_path: node.dir, recursive_read_only: true }] }), INVALID_ARGUMENT, /recursive_read_only/],
     ['device permissions that are none', () => ({ devices: [{ host_path: '/dev/null', container_path: '/dev/x', permissions: 'xyz' }] }), INVALID_ARGUMENT, /"xyz"/],
     ['a device that is not there', () => ({ devices: [{ host_path: '/dev/no-such-device', container_path: '/dev/x', permissions: 'r' }] }), INVALID_ARGUMENT, /\/dev\/no-such-device/],

@@ -10,6 +10,8 @@ import type { SandboxHost } from '../../sandbox/deps.ts'
 
 /** A big tree on a slow disk; nothing waits for it but the removal of what it belonged to. */
 const removeTimeoutMs = 120_000
+/** Some snapshotters fetch or check what they mount. */
+const mountTimeoutMs = 60_000
 
 /** Unmounts and removes what a crash left of looks inside snapshots. */
 export async function cleanScratch(linux: Linux, scratchDir: string): Promise<void> {
@@ -26,6 +28,7 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
     deleteNetns: (path) => linux.deleteNetns(path),
     mountShm: (path, sizeBytes) => linux.mount({ source: 'shm', target: path, fstype: 'tmpfs', flags: ['nosuid', 'nodev', 'noexec'], data: `mode=1777,size=${sizeBytes}` }),
     unmount: (path) => linux.unmount(path, { detach: true }),
+    mountImage: (mounts, dir, subPath, signal) => linux.mountImage(mounts, dir, { subPath, signal, timeoutMs: mountTimeoutMs }),
     removeTree: (path) => linux.removeTree(path, { timeoutMs: removeTimeoutMs }),
     resolvePath: (path) => linux.resolvePath(path),
     statPath: (path) => linux.statPath(path),
@@ -56,9 +59,9 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
     copyFromRoot,
     async propagationOf(path) {
       const mount = mountOf(await linux.mountInfo(), path)
-      if (mount === undefined) return 'private'
-      if (mount.propagation === 'shared' || mount.propagation === 'shared+slave') return 'shared'
-      return mount.propagation === 'slave' ? 'slave' : 'private'
+      if (mount === undefined) return { propagation: 'private', mountPoint: '/' }
+      const { propagation, mountPoint } = mount
+      return { propagation: propagation === 'shared+slave' ? 'shared' : propagation === 'unbindable' ? 'private' : propagation, mountPoint }
     },
     cgroupPathsOf: (pid) => linux.cgroupPathsOf(pid),
     oomKillCount: (cgroups) => linux.oomKillCount(cgroups),

@@ -1,0 +1,123 @@
+import { readdir } from 'node:fs/promises'
+import { join as joinPath } from 'node:path'
+import { join } from '../concurrency/join.ts'
+import type { ContainerRecord } from '../containerd/containers.ts'
+import type { SnapshotsService } from '../containerd/snapshots.ts'
+import { CriError, errnoOf, invalidArgument } from '../errors/cri-error.ts'
+import { type Mount, MountPropagation } from '../generated/cri.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
+import type { ResolvedMount } from '../oci-spec/input.ts'
+import type { Container, Image } from '../state/records.ts'
+import type { Layout } from '../state/status-file.ts'
+import type { ContainerHost } from './deps.ts'
+
+/** An image that a container mounts (KEP-4639). `index` is its place among the mounts of the request. */
+export interface ImageVolume {
+  readonly index: number
+  readonly mount: Mount
+  readonly image: Image
+}
+
+/** The word at the front by which the kubelet, and people, know this failure (k8s.io/cri-api/pkg/errors). */
+const reason = 'ImageVolumeMountFailed'
+const gcLabel = 'containerd.io/gc.ref.snapshot.'
+const gcLabelForm = /^containerd\.io\/gc\.ref\.snapshot\.([^/]+)\/image-volume-\d+$/
+
+/** A failure to mount an image, with what it was to be mounted on. */
+export function imageVolumeError(mount: Mount, error: unknown): CriError {
+  const cause = CriError.from(error)
+  return new CriError(cause.code, `${reason}: mount ${mount.container_path} of image ${mount.image?.user_specified_image || mount.image?.image || '""'}: ${cause.message}`, { reason, cause: error })
+}
+
+/** INVALID_ARGUMENT for an image mount that contradicts itself, and for a sub path without an image. */
+export function checkImageMount(mount: Mount): void {
+  if (mount.image === null) {
+    if (mount.image_sub_path !== '') throw invalidArgument(`mount ${mount.container_path}: image_sub_path goes only with an image`)
+    return
+  }
+  const refuse = (message: string): never => { throw imageVolumeError(mount, invalidArgument(message)) }
+  if (mount.image.image === '') refuse('image.image is empty')
+  if (mount.host_path !== '') refuse(`host_path is ${JSON.stringify(mount.host_path)}: a mount is of a host path or of an image, not of both`)
+  if (!mount.readonly) refuse('readonly must be true: images are mounted for reading alone')
+  if (mount.propagation === MountPropagation.PROPAGATION_BIDIRECTIONAL) refuse('bidirectional propagation is not for images: nothing can be mounted in one')
+  if (mount.image_sub_path.startsWith('/')) refuse(`image_sub_path ${JSON.stringify(mount.image_sub_path)} must be relative to the image's root`)
+}
+
+/** The mounts with the images' ids filled in, as ContainerStatus reports them. */
+export function withImageRefs(mounts: readonly Mount[], volumes: readonly ImageVolume[]): Mount[] {
+  const ids = new Map(volumes.map(({ index, image }) => [index, image.id]))
+  return mounts.map((mount, index) => (mount.image === null ? mount : { ...mount, image: { ...mount.image, image_ref: ids.get(index) ?? '' } }))
+}
+
+/** Where an image is mounted for a container, until that is removed. */
+export function imageVolumePath(layout: Layout, id: string, index: number): string {
+  return joinPath(layout.containerImageVolumesDir(id), String(index), 'volume')
+}
+
+/** The bind mount of an image in the container. Nothing is ever mounted below it: plain read-only is recursive, and there is nothing to propagate. */
+export function imageBindMount(layout: Layout, id: string, index: number, mount: Mount): ResolvedMount {
+  return { origin: 'cri', containerPath: mount.container_path, hostPath: imageVolumePath(layout, id, index), readonly: true }
+}
+
+function viewKey(id: string, index: number): string {
+  return `${id}-image-volume-${index}`
+}
+
+/** On the container's record: containerd keeps the views, and what they are views of, as long as it keeps the container. */
+export function imageVolumeLabels(id: string, snapshotter: string, volumes: readonly ImageVolume[]): Record<string, string> {
+  return Object.fromEntries(volumes.map(({ index }) => [`${gcLabel}${snapshotter}/image-volume-${index}`, viewKey(id, index)]))
+}
+
+interface Deps {
+  readonly containerd: { readonly snapshots: Pick<SnapshotsService, 'view' | 'remove'> }
+  readonly host: Pick<ContainerHost, 'mountImage' | 'unmount' | 'removeTree'>
+  readonly layout: Layout
+}
+
+/** Mounts the images. The container's record must be there, with the labels that keep the views. What was made before a failure is the caller's to take back. */
+export async function mountImageVolumes(deps: Deps, ctx: Ctx, id: string, snapshotter: string, volumes: readonly ImageVolume[]): Promise<void> {
+  await join(ctx.signal, volumes.map(({ index, mount, image }) => async (signal: AbortSignal) => {
+    const branch = withSignal(ctx, signal)
+    try {
+      const mounts = await deps.containerd.snapshots.view(branch, snapshotter, viewKey(id, index), image.chainId)
+      signal.throwIfAborted()
+      await deps.host.mountImage(mounts, joinPath(deps.layout.containerImageVolumesDir(id), String(index)), mount.image_sub_path, branch.signal)
+    } catch (error) {
+      if (signal.aborted) throw error
+      throw imageVolumeError(mount, error)
+    }
+  }))
+}
+
+/** Unmounts what a container has of images, and removes its directory under the state directory. Idempotent; also after a crash in the middle. */
+export async function removeContainerState(deps: Pick<Deps, 'host' | 'layout'>, id: string): Promise<void> {
+  const dir = deps.layout.containerImageVolumesDir(id)
+  for (const index of await namesIn(dir)) for (const name of await namesIn(joinPath(dir, index))) await deps.host.unmount(joinPath(dir, index, name))
+  await deps.host.removeTree(deps.layout.containerStateDir(id))
+}
+
+/** Removes the views of a container's images that its record names. Idempotent. */
+export async function removeImageViews(deps: Pick<Deps, 'containerd'>, ctx: Ctx, record: Pick<ContainerRecord, 'labels'>): Promise<void> {
+  await Promise.all(Object.entries(record.labels).map(async ([label, key]) => {
+    const snapshotter = gcLabelForm.exec(label)?.[1]
+    if (snapshotter !== undefined) await deps.containerd.snapshots.remove(ctx, snapshotter, key)
+  }))
+}
+
+/** The container that mounts an image, undefined when none does. Containers that containerd's own plugin made name it as the request did. */
+export function mountedBy(containers: Iterable<Container>, image: Image): Container | undefined {
+  const names = new Set([image.id, ...image.references])
+  for (const container of containers) {
+    if (container.metadata.config.mounts.some(({ image: spec }) => spec !== null && (spec.image_ref === image.id || names.has(spec.image)))) return container
+  }
+  return undefined
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
+}
