@@ -3,6 +3,7 @@ import { type Ctx, withSignal } from '../observability/context.ts'
 import { ociResourcesAny, ociSpecAny, parseOciSpec } from '../oci-spec/json.ts'
 import type { OciSpec } from '../oci-spec/types.ts'
 import { type ResourceUpdate, resourcesOfSpec, revertingResources } from '../oci-spec/update-resources.ts'
+import { pluginDirs, writePluginResources } from '../state/plugin-files.ts'
 import type { Container } from '../state/records.ts'
 import type { ContainerDeps } from './deps.ts'
 
@@ -33,7 +34,13 @@ export async function updateContainerResources(deps: Deps, ctx: Ctx, container: 
     if (applied) await revert(deps, ctx, id, before, after)
     throw CriError.from(error, `the resources of container ${id} are as they were: containerd cannot record the new ones`)
   }
-  deps.containers.update(id, (now) => ({ ...now, resources: resourcesOfSpec(after) }))
+  const resources = resourcesOfSpec(after)
+  deps.containers.update(id, (now) => ({ ...now, resources }))
+  try {
+    await writePluginResources(pluginDirs(after.mounts ?? [], container.metadata.sandboxId), id, resources)
+  } catch (error) {
+    ctx.log.warn({ err: error, container: id }, 'containerd\'s own CRI plugin made this container, and would show its old resources: its status file cannot be changed')
+  }
 }
 
 /** False when the task has ended by now: then there is nothing to limit any more. */
@@ -43,7 +50,7 @@ async function updateTask(deps: Deps, ctx: Ctx, id: string, before: OciSpec, aft
     await deps.containerd.tasks.update(ctx, id, ociResourcesAny(after.linux?.resources ?? {}), Object.fromEntries(annotations))
     return true
   } catch (error) {
-    if (isNotFound(error)) return false
+    if (isNotFound(error) || (error instanceof CriError && error.reason === 'ShimGone')) return false
     const task = await deps.containerd.tasks.get(ctx, id)
     if (task === undefined || task.state === 'stopped') return false
     throw refusal(error, id)

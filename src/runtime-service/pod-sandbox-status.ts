@@ -1,4 +1,4 @@
-import { NamespaceMode, type PodSandboxStatusRequest, type PodSandboxStatusResponse } from '../generated/cri.ts'
+import { type LinuxContainerResources, NamespaceMode, type PodSandboxConfig, type PodSandboxStatusRequest, type PodSandboxStatusResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import { stringifyOciJson } from '../oci-spec/json.ts'
@@ -30,7 +30,13 @@ export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandbox
   const info = {
     pid: sandbox.pid, processStatus: sandbox.state === 'ready' ? 'running' : 'stopped', netNamespaceClosed: sandbox.networkDown, netNamespacePath: sandbox.metadata.netnsPath,
     image: record?.image ?? '', snapshotKey: record?.snapshot_key ?? '', snapshotter: record?.snapshotter ?? '', runtimeHandler, runtimeType: record?.runtime?.name ?? '',
-    config: toGoJson('runtime.v1.PodSandboxConfig', config), runtimeSpec: specOf(record), cniResult: sandbox.metadata.cniResult ?? null,
+    config: toGoJson('runtime.v1.PodSandboxConfig', config), ...podResources(config), runtimeSpec: specOf(record), cniResult: sandbox.metadata.cniResult ?? null,
   }
   return { ...answer, info: { info: stringifyOciJson(info) } }
+}
+
+/** As containerd shows them: what UpdatePodSandboxResources said last, or the pod's start. */
+function podResources({ linux }: PodSandboxConfig): Readonly<Record<string, unknown>> {
+  const shown = (resources: LinuxContainerResources | null): unknown => (resources === null ? undefined : toGoJson('runtime.v1.ContainerResources', { linux: resources }))
+  return { overhead: shown(linux?.overhead ?? null), resources: shown(linux?.resources ?? null) }
 }

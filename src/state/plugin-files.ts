@@ -1,8 +1,10 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errnoOf } from '../errors/cri-error.ts'
+import type { LinuxContainerResources } from '../generated/cri.ts'
+import { toGoJson } from './go-json.ts'
 import type { ContainerStatus } from './records.ts'
-import type { StoredStatus } from './status-file.ts'
+import { type StoredStatus, writeJson } from './status-file.ts'
 
 /**
  * Where containerd's own CRI plugin keeps files of a pod and its containers: its root and its state directory, as far as these mounts of a
@@ -30,6 +32,32 @@ export async function readPluginStatus(dirs: readonly string[], id: string): Pro
     }
   }
   return undefined
+}
+
+/**
+ * Tells the plugin's status file of a container other resources than it had when the plugin ran last: it takes them from there, not from the spec.
+ * Nothing happens when the plugin has none of it.
+ */
+export async function writePluginResources(dirs: readonly string[], id: string, resources: LinuxContainerResources): Promise<void> {
+  for (const dir of dirs) {
+    const path = join(dir, 'containers', id, 'status')
+    let text
+    try {
+      text = await readFile(path, 'utf8')
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') continue
+      throw error
+    }
+    const value: unknown = JSON.parse(text, keepWide)
+    if (value === null || typeof value !== 'object' || !('Version' in value) || value.Version !== 'v1') continue
+    await writeJson(path, { ...value, Resources: toGoJson('runtime.v1.ContainerResources', { linux: resources }) })
+  }
+}
+
+/** Nanoseconds do not fit a JavaScript number: they are written as they were read. */
+function keepWide(_key: string, value: unknown, context?: { readonly source?: string }): unknown {
+  // JSON.rawJSON is in the engine; TypeScript's library has no type for it yet.
+  return typeof value === 'number' && !Number.isSafeInteger(value) ? (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(context?.source ?? String(value)) : value
 }
 
 function decode(text: string): StoredStatus | undefined {

@@ -4,11 +4,14 @@ import type { Settings } from '../../config/settings.ts'
 import type { ContainerDeps, ContainerSpecRequest } from '../../container/deps.ts'
 import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../../errors/cri-error.ts'
 import type { Any } from '../../generated/containerd.ts'
+import type { LinuxContainerResources } from '../../generated/cri.ts'
 import type { Init } from '../../generated/int64.ts'
 import { containerSpec } from '../../oci-spec/container-spec.ts'
 import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
 import { type OciAny, ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
+import { oomScoreAdj } from '../../oci-spec/oom.ts'
 import { resolveUser } from '../../oci-spec/resolve-user.ts'
+import { linuxResources } from '../../oci-spec/resources.ts'
 import { sandboxSpec } from '../../oci-spec/sandbox-spec.ts'
 import { seccompRequest, type SeccompSource } from '../../oci-spec/seccomp.ts'
 import type { OciSpec } from '../../oci-spec/types.ts'
@@ -85,6 +88,13 @@ export class SpecWiring {
     const files = sandboxFiles(layout, sandbox.id)
     const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
     const candidates = [
+  /** Throws for resources that no container could be given here. */
+  readonly checkResources = (resources: LinuxContainerResources): void => {
+    const { facts } = this.#options.facts
+    oomScoreAdj(Number(resources.oom_score_adj), facts, this.#specSettings)
+    linuxResources(resources, facts, this.#specSettings)
+  }
+
       { containerPath: '/etc/hostname', hostPath: files.hostname, readonly }, { containerPath: '/etc/hosts', hostPath: files.hosts, readonly },
       { containerPath: '/etc/resolv.conf', hostPath: files.resolvConf, readonly }, { containerPath: '/dev/shm', hostPath: shm, readonly: false },
     ]
