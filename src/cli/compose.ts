@@ -70,9 +70,12 @@ import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
+import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
+import { runtimeHandlers } from './wiring/runtime-handlers.ts'
 import { runtimeSettings, sandboxRuntime, snapshotterOfPods, usesSystemdCgroup } from './wiring/runtimes.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
+import { UserNamespaces } from './wiring/user-namespaces.ts'
 
 /** A pod's shim (containerd 1.6, 1.7) misses exits for up to a minute when some thirty commands of one pod start at once. */
 const execStartLimits = { concurrency: 8, maxWaiting: 1000 }
@@ -113,16 +116,21 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
+  const snapshotterRoots = new Map<string, string>()
+  const snapshotterRoot = (snapshotter: string): string => snapshotterRoots.get(snapshotter) ?? `/var/lib/containerd/io.containerd.snapshotter.v1.${snapshotter}`
+  const features = new RuntimeFeatureProbe({
+    settings, log: log.child({ component: 'runtimes' }), kernel: facts.facts.kernel, searchPath: () => facts.searchPath,
+    askShim: (path, options) => containerd.introspection.runtimeFeatures(base, path, options),
+  })
+  const userNamespaces = new UserNamespaces({ settings, log, linux, features, snapshotterRoot, stateDir: shim.state })
   const specs = new SpecWiring({
-    settings, facts, layout, imageUsers, exists: (path) => access(path).then(() => true, () => false),
+    settings, facts, layout, imageUsers, features, userNamespaces, exists: (path) => access(path).then(() => true, () => false),
     cdi: settings.enableCdi ? new CdiSpecifications({ dirs: settings.cdiSpecDirs, log, lstat: (path) => linux.statPath(path, { followSymlinks: false }) }) : undefined,
   })
   const runtime = (handler: string): ReturnType<typeof sandboxRuntime> => sandboxRuntime(settings, handler)
   const mergedLabels = (image: Image, own: Readonly<Record<string, string>>): Record<string, string> => ({ ...safeImageLabels(image.config.Labels), ...own })
   const stdin = new StdinHolders()
   const snapshotterOf = (handler: string): string => runtime(handler).snapshotter
-  const snapshotterRoots = new Map<string, string>()
-  const snapshotterRoot = (snapshotter: string): string => snapshotterRoots.get(snapshotter) ?? `/var/lib/containerd/io.containerd.snapshotter.v1.${snapshotter}`
 
   const sandboxDeps: SandboxDeps = {
     containerd, teardown, host, layout, sandboxes, runtime, netnsDir: settings.netnsMountsUnderStateDir ? join(shim.state, 'netns') : '/var/run/netns',
@@ -181,10 +189,9 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
     snapshotterOf: (container) => snapshotterOfPods(settings, sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
   })
-  const runtimeHandlers = handlerMessages(settings)
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
-    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage, runtimeHandlers: () => runtimeHandlers,
+    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage,
   }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
@@ -192,6 +199,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     removeLeftovers: (ctx) => users.removeLeftovers(ctx),
     reloadImages: async (ctx) => {
       await facts.refresh()
+      features.forget()
+      userNamespaces.forget()
       for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1', 'type==io.containerd.content.v1,id==content'])) {
         const root = plugin.exports['root']
         if (root === undefined || root === '') continue
@@ -206,7 +215,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const stats = { containers, measure: (container: Container) => usage.measure(container) }
   const imageDeps = { containerd, images, catalog, pulls, mountedBy: (image: Image) => mountedBy(containers.values(), image)?.id, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
   const statusDeps = {
-    containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers,
+    containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers(settings, features, userNamespaces),
     info: (): Record<string, string> => ({
       config: JSON.stringify(visibleSettings(settings)), versions: JSON.stringify(versions), pods: String(sandboxes.size), containers: String(containers.size),
       io: JSON.stringify(io.stats()), lastCNILoadStatus: JSON.stringify(networks.of('').status().message || 'OK'),
@@ -283,12 +292,6 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       if (hung.length > 0) log.warn({ hung }, 'system calls that hang in the kernel are left behind')
     },
   }
-}
-
-/** What the kubelet may ask of each handler; the default one has the empty name too. */
-function handlerMessages(settings: Settings): { readonly name: string; readonly features: { readonly recursive_read_only_mounts: boolean; readonly user_namespaces: boolean } }[] {
-  const features = { recursive_read_only_mounts: false, user_namespaces: false }
-  return ['', ...Object.keys(settings.runtimes)].map((name) => ({ name, features }))
 }
 
 /** The settings without what nobody should read in `crictl info`. */

@@ -1,5 +1,8 @@
-import type { introspection_Plugin } from '../generated/containerd.ts'
+import { Code, CriError } from '../errors/cri-error.ts'
+import type { Any, introspection_Plugin } from '../generated/containerd.ts'
+import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
+import { packAny, unpackAny } from './any.ts'
 import type { ContainerdClient } from './client.ts'
 
 /** What containerd says about itself. */
@@ -22,5 +25,20 @@ export class IntrospectionService {
 
   async plugins(ctx: Ctx, filters: readonly string[] = []): Promise<introspection_Plugin[]> {
     return (await this.#client.call(ctx, 'containerd.services.introspection.v1.Introspection', 'Plugins', { filters }, 'plugins')).plugins
+  }
+
+  /**
+   * What the shim of a runtime says of it when it is asked (`-info`): the features document of the OCI runtime specification, as JSON. Undefined when the
+   * shim names none, and before containerd 2.0, which asks no shims.
+   */
+  async runtimeFeatures(ctx: Ctx, runtimePath: string, options: Init<Any> | undefined): Promise<string | undefined> {
+    const request = packAny('containerd.types.RuntimeRequest', { runtime_path: runtimePath, ...(options === undefined ? {} : { options }) })
+    try {
+      const answer = await this.#client.call(ctx, 'containerd.services.introspection.v1.Introspection', 'PluginInfo', { type: 'io.containerd.runtime.v2', id: 'task', options: request }, `runtime ${runtimePath}`)
+      return unpackAny('containerd.types.RuntimeInfo', answer.extra)?.features?.value.toString('utf8')
+    } catch (error) {
+      if (error instanceof CriError && error.code === Code.UNIMPLEMENTED) return undefined
+      throw error
+    }
   }
 }

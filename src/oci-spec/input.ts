@@ -2,6 +2,7 @@ import type { Settings } from '../config/settings.ts'
 import type { ContainerConfig, IDMapping, PodSandboxConfig } from '../generated/cri.ts'
 import type { CdiInjection } from './cdi/apply.ts'
 import type { ImageConfig } from './image-config.ts'
+import type { RuntimeFeatures } from './runtime-features.ts'
 import type { OciSpec } from './types.ts'
 
 /** `legacy` is cgroup v1, `hybrid` is v1 with a v2 tree beside it (v1 for our purposes), `unified` is cgroup v2. */
@@ -69,7 +70,7 @@ export interface RuntimeView {
   readonly containerAnnotations: readonly string[]
   readonly cgroupWritable: boolean
   /** What the runtime says that it can do (`runc features`). */
-  readonly features?: { readonly recursiveReadOnlyMounts?: boolean; readonly idmapMounts?: boolean }
+  readonly features?: Partial<RuntimeFeatures>
 }
 
 /** The settings of the CRI section that shape a spec. */

@@ -1,8 +1,6 @@
 import type { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import type { ContainerDeps } from '../container/deps.ts'
-import type { RuntimeHandler } from '../generated/cri.ts'
-import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { SandboxDeps } from '../sandbox/deps.ts'
 import type { ImageStore } from '../state/image-store.ts'
@@ -31,5 +29,4 @@ export interface RuntimeServiceDeps {
   readonly containerImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
   /** The same for an image, or an artifact, that a container mounts. */
   readonly volumeImage: (ctx: Ctx, name: string, handler: string) => Promise<Image>
-  readonly runtimeHandlers: () => readonly Init<RuntimeHandler>[]
 }

@@ -10,14 +10,14 @@ export interface StatusDeps {
   /** The reason why calls are refused now, undefined when they run. */
   readonly gate: () => CriError | undefined
   readonly network: () => Promise<CniStatus>
-  readonly runtimeHandlers: () => readonly Init<RuntimeHandler>[]
+  readonly runtimeHandlers: () => Promise<readonly Init<RuntimeHandler>[]>
   /** What `crictl info` shows beside the conditions; values are JSON. */
   readonly info: () => Readonly<Record<string, string>>
 }
 
 /** Status: whether pods can run (RuntimeReady) and get a network (NetworkReady), and if not, what to do about it. */
 export async function status(deps: StatusDeps, ctx: Ctx, request: StatusRequest): Promise<Init<StatusResponse>> {
-  const [runtime, network] = await Promise.all([runtimeProblem(deps, ctx), deps.network()])
+  const [runtime, network, handlers] = await Promise.all([runtimeProblem(deps, ctx), deps.network(), deps.runtimeHandlers()])
   return {
     status: {
       conditions: [
@@ -25,7 +25,7 @@ export async function status(deps: StatusDeps, ctx: Ctx, request: StatusRequest)
         { type: 'NetworkReady', status: network.ready, reason: network.reason, message: network.message },
       ],
     },
-    runtime_handlers: [...deps.runtimeHandlers()],
+    runtime_handlers: [...handlers],
     features: { supplemental_groups_policy: true, user_namespaces_host_network: false },
     info: request.verbose ? { ...deps.info(), cniStatus: JSON.stringify(network) } : {},
   }

@@ -24,6 +24,7 @@ export class SpecFacts {
   readonly #options: SpecFactsOptions
   readonly #machine: LinuxFacts
   #facts: HostFacts
+  #searchPath = process.env['PATH'] ?? ''
   #told = false
   #toldApparmor = false
 
@@ -48,6 +49,11 @@ export class SpecFacts {
     return this.#facts
   }
 
+  /** The PATH by which containerd's shims find runtimes; this process's own while containerd's is not known. */
+  get searchPath(): string {
+    return this.#searchPath
+  }
+
   /** With the devices of /dev, for a privileged container. */
   async withDevices(): Promise<HostFacts> {
     const devices = await hostDevices()
@@ -66,7 +72,9 @@ export class SpecFacts {
     try {
       const pid = await peerPid(linux, containerdSocket)
       // 0: in a PID namespace that is not ours to see.
-      const powers = await processPowers(pid === 0 ? 'self' : String(pid))
+      const process = pid === 0 ? 'self' : String(pid)
+      const powers = await processPowers(process)
+      this.#searchPath = await searchPathOf(process)
       this.#facts = specFacts(this.#machine, powers, enableSelinux, await apparmorProfiles(this.#machine.apparmorEnabled))
     } catch (error) {
       log.warn({ err: error }, `cannot find out what containerd may do, going by this process instead: ${messageOf(error)}`)
@@ -90,6 +98,11 @@ interface ProcessPowers {
 async function processPowers(pid: string): Promise<ProcessPowers> {
   const [status, oom] = await Promise.all([readFile(`/proc/${pid}/status`, 'utf8'), readFile(`/proc/${pid}/oom_score_adj`, 'utf8')])
   return { effectiveCapabilities: BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`), oomScoreAdj: Number(oom.trim()) }
+}
+
+async function searchPathOf(pid: string): Promise<string> {
+  const variables = (await readFile(`/proc/${pid}/environ`, 'utf8')).split('\0')
+  return variables.find((variable) => variable.startsWith('PATH='))?.slice('PATH='.length) ?? ''
 }
 
 /** Who listens on a socket. */

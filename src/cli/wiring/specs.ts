@@ -17,6 +17,7 @@ import { seccompRequest, type SeccompSource } from '../../oci-spec/seccomp.ts'
 import type { OciSpec } from '../../oci-spec/types.ts'
 import { updatedSpec } from '../../oci-spec/update-resources.ts'
 import { userRequest } from '../../oci-spec/user.ts'
+import { userNamespaceMappings } from '../../oci-spec/user-namespace.ts'
 import type { SandboxDeps } from '../../sandbox/deps.ts'
 import { sandboxFiles, usesHostIpc } from '../../sandbox/files.ts'
 import { displayName } from '../../state/image-names.ts'
@@ -24,7 +25,9 @@ import type { Sandbox } from '../../state/records.ts'
 import type { Layout } from '../../state/status-file.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './runtimes.ts'
 import type { CdiSpecifications } from './cdi.ts'
+import type { RuntimeFeatureProbe } from './runtime-features.ts'
 import type { SpecFacts } from './spec-facts.ts'
+import type { UserNamespaces } from './user-namespaces.ts'
 
 /** Where the kubelet has the profiles that pods name. */
 const kubeletSeccompDir = '/var/lib/kubelet/seccomp'
@@ -34,6 +37,8 @@ export interface SpecWiringOptions {
   readonly facts: SpecFacts
   readonly layout: Layout
   readonly imageUsers: ContainerDeps['imageUsers']
+  readonly features: RuntimeFeatureProbe
+  readonly userNamespaces: UserNamespaces
   readonly exists: (path: string) => Promise<boolean>
   /** Undefined with `enable_cdi = false`. */
   readonly cdi: CdiSpecifications | undefined
@@ -51,8 +56,9 @@ export class SpecWiring {
   }
 
   readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, image, runtimeHandler }): Promise<Init<Any>> => {
-    const { settings, facts, layout, imageUsers } = this.#options
+    const { settings, facts, layout, imageUsers, userNamespaces } = this.#options
     const context = config.linux?.security_context ?? null
+    if (userNamespaceMappings(context?.namespace_options?.userns_options) !== undefined) await userNamespaces.require(runtimeHandler)
     const request = userRequest(context, image.config)
     const users = await imageUsers(ctx, image, sandboxRuntime(settings, runtimeHandler).snapshotter)
     return ociSpecAny(sandboxSpec({
@@ -82,12 +88,6 @@ export class SpecWiring {
     return updatedSpec(spec, update, { hostFacts: facts.facts, settings: this.#specSettings, runtime: { containerAnnotations: handlerAnnotations(settings, handler) } })
   }
 
-  /** The pod's own files, for a container that does not mount something else in their place. */
-  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
-    const { layout, exists } = this.#options
-    const files = sandboxFiles(layout, sandbox.id)
-    const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
-    const candidates = [
   /** Throws for resources that no container could be given here. */
   readonly checkResources = (resources: LinuxContainerResources): void => {
     const { facts } = this.#options.facts
@@ -95,6 +95,12 @@ export class SpecWiring {
     linuxResources(resources, facts, this.#specSettings)
   }
 
+  /** The pod's own files, for a container that does not mount something else in their place. */
+  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
+    const { layout, exists } = this.#options
+    const files = sandboxFiles(layout, sandbox.id)
+    const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
+    const candidates = [
       { containerPath: '/etc/hostname', hostPath: files.hostname, readonly }, { containerPath: '/etc/hosts', hostPath: files.hosts, readonly },
       { containerPath: '/etc/resolv.conf', hostPath: files.resolvConf, readonly }, { containerPath: '/dev/shm', hostPath: shm, readonly: false },
     ]
@@ -109,6 +115,7 @@ export class SpecWiring {
       systemdCgroup: usesSystemdCgroup(runtime), privilegedWithoutHostDevices: runtime.privilegedWithoutHostDevices,
       privilegedWithoutHostDevicesAllDevicesAllowed: runtime.privilegedWithoutHostDevicesAllDevicesAllowed, podAnnotations: runtime.podAnnotations,
       containerAnnotations: runtime.containerAnnotations, cgroupWritable: runtime.cgroupWritable,
+      features: await this.#options.features.of(handler),
       ...(runtime.baseRuntimeSpec === '' ? {} : { baseSpec: await this.#baseSpec(runtime.baseRuntimeSpec) }),
     }
   }

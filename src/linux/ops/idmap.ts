@@ -43,6 +43,8 @@ export function idmapProblem(_: OpContext, path: string, scratch: string): strin
   const [lower, empty, merged] = ['idmap-lower', 'idmap-empty', 'idmap-merged'].map((name) => posix.join(absolute(scratch), name)) as [string, string, string]
   const ids = [{ containerId: 0, hostId: 65536, size: 65536 }]
   const mounted: string[] = []
+  // What a crash in the middle of this left.
+  for (const dir of [merged, empty, lower]) while (libc.umount2(cString(dir), K.MNT_DETACH | K.UMOUNT_NOFOLLOW) !== -1);
   try {
     for (const dir of [lower, empty, merged]) mkdirSync(dir, { recursive: true, mode: 0o700 })
     withUserNamespace(ids, ids, (fd) => withIdmapped(absolute(path), fd, (tree) => {
