@@ -75,6 +75,7 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   const pid = await operation.step('create task', () => whenCleanedUp(ctx, () => containerd.tasks.create(ctx, {
     containerId: id, rootfs: mounts, ...fifos, terminal: tty, options: runtime.options, runtimePath: runtime.path,
   })))
+  deps.stdin.made(id)
   // The cgroup is asked for while the process is sure to be there. Written down at once: a restart of this service knows by it that the
   // process may have run, and whether it was killed for lack of memory.
   const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))

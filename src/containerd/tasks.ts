@@ -140,6 +140,19 @@ export class TasksService {
     }, about(options.containerId, options.execId), { throughout: true })
   }
 
+  /** Sets the size of a process's terminal, in cells. Nothing for one without a terminal; an error when it has ended, or was not started. */
+  async resizePty(ctx: Ctx, containerId: string, execId: string, size: { readonly width: number; readonly height: number }): Promise<void> {
+    await this.#client.call(ctx, service, 'ResizePty', { container_id: containerId, exec_id: execId, width: size.width, height: size.height }, about(containerId, execId))
+  }
+
+  /**
+   * Closes the end of a started process's stdin FIFO that its shim holds open for writing: the process sees the end of its input once everybody
+   * else has closed theirs. A terminal is hung up then (SIGHUP to its session). NOT_FOUND when the process has ended.
+   */
+  async closeStdin(ctx: Ctx, containerId: string, execId = ''): Promise<void> {
+    await this.#client.call(ctx, service, 'CloseIO', { container_id: containerId, exec_id: execId, stdin: true }, about(containerId, execId))
+  }
+
   /** Deletes a stopped exec. Undefined when it is gone already. */
   async deleteExec(ctx: Ctx, containerId: string, execId: string): Promise<TaskExit | undefined> {
     try {

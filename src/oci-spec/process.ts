@@ -86,15 +86,27 @@ export function processUser(user: ResolvedUser): OciProcess['user'] {
   return { uid: user.uid, gid: user.gid, ...(user.additionalGids.length === 0 ? {} : { additionalGids: [...user.additionalGids] }) }
 }
 
+/** INVALID_ARGUMENT for what no process can be started with. */
+export function checkCommand(cmd: readonly string[]): void {
+  if (cmd.length === 0) throw invalidArgument('no command specified to run in the container')
+  for (const [index, arg] of cmd.entries()) if (arg.includes('\0')) throw invalidArgument(`argument ${index} of the command has a NUL byte in it`)
+}
+
+export interface ExecProcessInput {
+  readonly cmd: readonly string[]
+  readonly tty: boolean
+  /** Of the terminal, in cells; undefined for what the kernel takes. */
+  readonly size?: { readonly width: number; readonly height: number } | undefined
+}
+
 /**
  * The process of an exec: the container's own with another command and terminal, so that it runs as the same user with the same limits and
  * security. Throws INVALID_ARGUMENT without a command, FAILED_PRECONDITION for a spec that has no process.
  */
-export function execProcess(spec: Pick<OciSpec, 'process'>, { cmd, tty }: { readonly cmd: readonly string[]; readonly tty: boolean }): OciProcess {
+export function execProcess(spec: Pick<OciSpec, 'process'>, { cmd, tty, size }: ExecProcessInput): OciProcess {
   if (spec.process === undefined) throw failedPrecondition('the container\'s specification has no process: it cannot run commands')
-  if (cmd.length === 0) throw invalidArgument('no command specified to run in the container')
-  for (const [index, arg] of cmd.entries()) if (arg.includes('\0')) throw invalidArgument(`argument ${index} of the command has a NUL byte in it`)
+  checkCommand(cmd)
   const { consoleSize: _size, ...process } = structuredClone(spec.process)
   const env = process.env ?? []
-  return { ...process, terminal: tty, args: [...cmd], env: tty && !env.some((line) => line.startsWith('TERM=')) ? [...env, 'TERM=xterm'] : env }
+  return { ...process, ...(tty && size !== undefined ? { consoleSize: { height: size.height, width: size.width } } : {}), terminal: tty, args: [...cmd], env: tty && !env.some((line) => line.startsWith('TERM=')) ? [...env, 'TERM=xterm'] : env }
 }

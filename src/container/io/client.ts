@@ -1,9 +1,9 @@
-import { Worker } from 'node:worker_threads'
+import { type MessagePort, Worker } from 'node:worker_threads'
 import { Code, CriError, deadlineExceeded, internal, messageOf, notFound, unavailable } from '../../errors/cri-error.ts'
 import type { Logger } from '../../observability/logger.ts'
 import { Counters, type CounterName } from './counters.ts'
 import { Descriptors } from '../../linux/descriptors.ts'
-import type { CapturedOutput, FromWorker, LogSpec, Request, Responses, ToWorker, WorkerMemory } from './protocol.ts'
+import type { AttachSpec, CapturedOutput, FromWorker, LogSpec, Request, Responses, ToWorker, WorkerMemory } from './protocol.ts'
 
 /** A call that has no answer by then: the thread hangs in a write to a disk that does not answer. */
 const defaultCallTimeoutMs = 30_000
@@ -66,10 +66,18 @@ export interface Capture {
   close(): Promise<void>
 }
 
+/** One client that gets a container's output. */
+export interface Attachment {
+  /** `end`: all output is on its way to the client. `gone`: the client has closed its port. `lost`: the worker died, and what came since went only to the log. */
+  readonly over: Promise<'end' | 'gone' | 'lost'>
+}
+
 export interface IoStats extends Readonly<Record<CounterName, number>> {
   /** Containers whose output is open, those at their end included until `closeLog`. */
   readonly logs: number
   readonly captures: number
+  /** Clients that are attached. */
+  readonly attached: number
   readonly crashes: number
 }
 
@@ -102,6 +110,7 @@ export class IoWorker implements AsyncDisposable {
   readonly #descriptors = new Descriptors()
   readonly #logs = new Map<string, LogEntry>()
   readonly #captures = new Set<number>()
+  readonly #attached = new Map<number, (how: 'end' | 'gone' | 'lost') => void>()
   readonly #pending = new Map<number, PendingCall>()
   #worker: Worker | undefined
   #ready = Promise.withResolvers<void>()
@@ -197,6 +206,29 @@ export class IoWorker implements AsyncDisposable {
     await this.#call(`closing the output of container ${id}`, { type: 'closeLog', handle: entry.handle })
   }
 
+  /**
+   * Output of a container from now on goes to `port` too (transferred; AttachOutputMessage), until its end or until the port is closed.
+   * Errors: NOT_FOUND when its output is not open; the port is closed then.
+   */
+  async attach(id: string, spec: AttachSpec, port: MessagePort): Promise<Attachment> {
+    const entry = this.#logs.get(id)
+    if (entry === undefined) {
+      port.close()
+      throw notFound(`the output of container ${id} is not read by this service`)
+    }
+    const client = this.#next()
+    const { promise, resolve } = Promise.withResolvers<'end' | 'gone' | 'lost'>()
+    this.#attached.set(client, resolve)
+    try {
+      await this.#call(`attaching to container ${id}`, { type: 'attach', handle: entry.handle, client, spec: { stdout: spec.stdout, stderr: spec.stderr }, port }, this.#callTimeoutMs, [port])
+    } catch (error) {
+      this.#attached.delete(client)
+      port.close()
+      throw error
+    }
+    return { over: promise }
+  }
+
   /** Opens an exec process's FIFOs and reads from now on. Errors as of `openLog`. */
   async capture(options: CaptureOptions): Promise<Capture> {
     const { id, stdoutFifo, stderrFifo, limitBytes } = options
@@ -237,7 +269,7 @@ export class IoWorker implements AsyncDisposable {
 
   /** Totals since the start, read without asking the worker. */
   stats(): IoStats {
-    return { logs: this.#logs.size, captures: this.#captures.size, crashes: this.#crashes, ...this.#counters.read() }
+    return { logs: this.#logs.size, captures: this.#captures.size, attached: this.#attached.size, crashes: this.#crashes, ...this.#counters.read() }
   }
 
   /** Writes unfinished lines (P entries), closes every descriptor and ends the thread. Containers go on; what they write waits in their FIFOs. */
@@ -272,11 +304,11 @@ export class IoWorker implements AsyncDisposable {
     entry.end.resolve()
   }
 
-  #post(message: ToWorker): void {
-    this.#worker?.postMessage(message)
+  #post(message: ToWorker, transfer: MessagePort[] = []): void {
+    this.#worker?.postMessage(message, transfer)
   }
 
-  async #call<R extends Request>(what: string, request: R, timeoutMs = this.#callTimeoutMs): Promise<Responses[R['type']]> {
+  async #call<R extends Request>(what: string, request: R, timeoutMs = this.#callTimeoutMs, transfer: MessagePort[] = []): Promise<Responses[R['type']]> {
     if (this.#closing !== undefined) throw unavailable(`${what}: the service is shutting down`)
     if (this.#worker === undefined) throw unavailable(`${what}: the log worker is being restarted, try again`)
     const seq = this.#next()
@@ -285,7 +317,7 @@ export class IoWorker implements AsyncDisposable {
       call.reject(deadlineExceeded(`${what} took longer than ${timeoutMs / 1000} s: look for a disk that does not answer (kernel log, df on the log directory)`))
     }, timeoutMs)
     this.#pending.set(seq, { what, resolve: call.resolve, reject: call.reject })
-    this.#post({ type: 'call', seq, request })
+    this.#post({ type: 'call', seq, request }, transfer)
     try {
       return await call.promise as Responses[R['type']]
     } finally {
@@ -326,6 +358,10 @@ export class IoWorker implements AsyncDisposable {
           entry.end.resolve()
         }
         break
+      case 'detached':
+        this.#attached.get(message.client)?.(message.how)
+        this.#attached.delete(message.client)
+        break
       case 'log':
         this.#log[message.level](message.fields, message.message)
         break
@@ -337,6 +373,8 @@ export class IoWorker implements AsyncDisposable {
     this.#worker = undefined
     this.#descriptors.closeAll()
     this.#gone.resolve()
+    for (const resolve of this.#attached.values()) resolve('lost')
+    this.#attached.clear()
     if (this.#closing !== undefined) {
       this.#failPending((what) => unavailable(`${what}: the service is shutting down`))
       return

@@ -1,4 +1,4 @@
-const names = ['bytesRead', 'bytesWritten', 'entries', 'splitEntries', 'diskErrors', 'droppedBytes'] as const
+const names = ['bytesRead', 'bytesWritten', 'entries', 'splitEntries', 'diskErrors', 'droppedBytes', 'attachSkippedBytes'] as const
 export type CounterName = (typeof names)[number]
 
 /** Running totals in memory shared by both threads: readable without asking the worker, and not reset by its crash. */
@@ -25,6 +25,7 @@ export class Counters {
       splitEntries: value('splitEntries'),
       diskErrors: value('diskErrors'),
       droppedBytes: value('droppedBytes'),
+      attachSkippedBytes: value('attachSkippedBytes'),
     }
   }
 }

@@ -79,6 +79,17 @@ export class FifoReader {
     return this.#ended
   }
 
+  /** Gets every piece from the next one on; its `end` at once when the stream is at its end already. */
+  addSink(sink: ByteSink): void {
+    if (this.#ended) this.#guarded(sink, () => sink.end())
+    else this.#sinks.add(sink)
+  }
+
+  /** Without an `end`. */
+  removeSink(sink: ByteSink): void {
+    this.#sinks.delete(sink)
+  }
+
   /** Lets the end of file come: the process has the FIFO open by now, or never will. */
   release(): void {
     if (this.#keepAlive === undefined) return

@@ -60,6 +60,16 @@ async function perform(request: Request): Promise<CapturedOutput | undefined> {
     case 'closeLog':
       await closeIn(logs, request.handle)
       break
+    case 'attach': {
+      const { client, spec } = request
+      try {
+        known(logs, request.handle).attach(spec, request.port, (how) => post({ type: 'detached', client, how }))
+      } catch (error) {
+        request.port.close()
+        throw error
+      }
+      break
+    }
     case 'openCapture':
       captures.set(request.handle, new ExecCapture(request.spec, environment))
       break

@@ -1,9 +1,11 @@
+import type { MessagePort } from 'node:worker_threads'
 import { messageOf } from '../../errors/cri-error.ts'
+import { AttachPort } from './attach-port.ts'
 import { CriFormatter } from './cri-formatter.ts'
 import { EntryClock } from './entry-clock.ts'
 import { type ByteSink, FifoReader } from './fifo-reader.ts'
 import { LogFile } from './log-file.ts'
-import type { LogSpec } from './protocol.ts'
+import type { AttachSpec, LogSpec } from './protocol.ts'
 import type { WorkerEnvironment } from './worker-environment.ts'
 import { errorFields } from './worker-log.ts'
 
@@ -17,6 +19,8 @@ export class LogPump {
   readonly #file: LogFile | undefined
   readonly #formatters: CriFormatter[] = []
   readonly #readers: FifoReader[] = []
+  readonly #streams: ('stdout' | 'stderr')[] = []
+  readonly #attached = new Set<AttachPort>()
   readonly #onEnd: () => void
   #ended = false
 
@@ -49,6 +53,26 @@ export class LogPump {
     if (this.#ended) this.#file?.close()
   }
 
+  /** Output from now on goes to one more client. `onOver` is called once: `end` after the end of the output, `gone` when the client closed the port. */
+  attach(spec: AttachSpec, port: MessagePort, onOver: (how: 'end' | 'gone') => void): void {
+    const sinks: (() => void)[] = []
+    const client = new AttachPort(port, {
+      onSkipped: (bytes) => this.#environment.counters.add('attachSkippedBytes', bytes),
+      onOver: (how) => {
+        this.#attached.delete(client)
+        for (const remove of sinks) remove()
+        onOver(how)
+      },
+    })
+    this.#attached.add(client)
+    const wanted = this.#readers.flatMap((reader, index) => (spec[this.#streams[index] ?? 'stdout'] ? [{ reader, sink: client.sink(this.#streams[index] === 'stderr' ? 2 : 1) }] : []))
+    for (const { reader, sink } of wanted) {
+      sinks.push(() => reader.removeSink(sink))
+      reader.addSink(sink)
+    }
+    if (wanted.length === 0) client.close()
+  }
+
   /** Writes the unfinished lines (P: a reader joins them with what a later pump writes) and closes every descriptor. */
   async close(): Promise<void> {
     this.#ended = true
@@ -57,6 +81,7 @@ export class LogPump {
     } finally {
       this.#file?.close()
       await Promise.all(this.#readers.map((reader) => reader.close()))
+      for (const client of this.#attached) client.close()
     }
   }
 
@@ -74,6 +99,7 @@ export class LogPump {
       this.#formatters.push(formatter)
       sinks.push({ chunk: (bytes) => formatter.chunk(bytes), end: () => formatter.finish() })
     }
+    this.#streams.push(stream)
     this.#readers.push(new FifoReader(path, sinks, {
       descriptors: environment.descriptors,
       readBuffer: environment.readBuffer,

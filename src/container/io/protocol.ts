@@ -1,3 +1,4 @@
+import type { MessagePort } from 'node:worker_threads'
 import type { Code } from '../../errors/cri-error.ts'
 
 /** What the worker must know of one container's output. Handles, not ids, name pumps: an id may be opened again after it was closed. */
@@ -12,6 +13,12 @@ export interface LogSpec {
   readonly maxLineBytes: number
   /** The container runs already: a log file that cannot be opened is tried again later instead of failing the call. */
   readonly recover: boolean
+}
+
+/** Which of a container's streams a client that attaches gets. */
+export interface AttachSpec {
+  readonly stdout: boolean
+  readonly stderr: boolean
 }
 
 /** What the worker must know of one exec process's output. */
@@ -36,6 +43,8 @@ export type Request =
   | { readonly type: 'openLog', readonly handle: number, readonly spec: LogSpec }
   | { readonly type: 'reopenLog', readonly handle: number }
   | { readonly type: 'closeLog', readonly handle: number }
+  /** `handle` names the log, `client` the client. */
+  | { readonly type: 'attach', readonly handle: number, readonly client: number, readonly spec: AttachSpec, readonly port: MessagePort }
   | { readonly type: 'openCapture', readonly handle: number, readonly spec: CaptureSpec }
   | { readonly type: 'captureResult', readonly handle: number, readonly drainTimeoutMs: number }
   | { readonly type: 'closeCapture', readonly handle: number }
@@ -45,6 +54,7 @@ export interface Responses {
   readonly openLog: undefined
   readonly reopenLog: undefined
   readonly closeLog: undefined
+  readonly attach: undefined
   readonly openCapture: undefined
   readonly captureResult: CapturedOutput
   readonly closeCapture: undefined
@@ -65,6 +75,8 @@ export type FromWorker =
   | { readonly type: 'failure', readonly seq: number, readonly code: Code, readonly message: string, readonly reason: string }
   /** Every stream of a log pump is at its end and everything is written. */
   | { readonly type: 'ended', readonly handle: number }
+  /** An attached client gets nothing any more: the output is at its end, or the client is gone. */
+  | { readonly type: 'detached', readonly client: number, readonly how: 'end' | 'gone' }
   | { readonly type: 'log', readonly level: 'info' | 'warn' | 'error', readonly fields: Readonly<Record<string, unknown>>, readonly message: string }
 
 /** Memory that both threads see, so that it outlives a crash of the worker. */
