@@ -73,6 +73,7 @@ import { Networks } from './wiring/networks.ts'
 import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
 import { runtimeHandlers } from './wiring/runtime-handlers.ts'
 import { runtimeSettings, sandboxRuntime, snapshotterOfPods, usesSystemdCgroup } from './wiring/runtimes.ts'
+import { readSelinuxPolicy, reportSelinux, Selinux } from './wiring/selinux.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
 import { UserNamespaces } from './wiring/user-namespaces.ts'
@@ -123,7 +124,15 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     askShim: (path, options) => containerd.introspection.runtimeFeatures(base, path, options),
   })
   const userNamespaces = new UserNamespaces({ settings, log, linux, features, snapshotterRoot, stateDir: shim.state })
+  const selinuxPolicy = settings.enableSelinux ? await readSelinuxPolicy() : undefined
+  reportSelinux(log, settings.enableSelinux, facts.machine.selinuxEnabled, selinuxPolicy)
+  const selinux = new Selinux({
+    enabled: facts.facts.selinuxEnabled, categoryRange: settings.selinuxCategoryRange, policy: selinuxPolicy, relabelTree: (path, label, options) => linux.relabelTree(path, label, options),
+    virtualMachines: (handler) => runtimeSettings(settings, handler).runtimeType.startsWith('io.containerd.kata'),
+  })
+  selinux.follow([sandboxes, containers])
   const specs = new SpecWiring({
+    selinux,
     settings, facts, layout, imageUsers, features, userNamespaces, exists: (path) => access(path).then(() => true, () => false),
     cdi: settings.enableCdi ? new CdiSpecifications({ dirs: settings.cdiSpecDirs, log, lstat: (path) => linux.statPath(path, { followSymlinks: false }) }) : undefined,
   })
@@ -144,10 +153,10 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
         del: (pod, signal) => manager.del(pod, signal),
       }
     },
-    sandboxSpec: specs.sandbox, labels: mergedLabels,
+    sandboxSpec: specs.sandbox, labels: mergedLabels, selinux,
   }
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
-  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers }
+  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
   const unpacker = new ImageUnpacker({ containerd, platform })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))

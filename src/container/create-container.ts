@@ -2,6 +2,7 @@ import { mkdir, rm } from 'node:fs/promises'
 import { dirname, join as joinPath } from 'node:path'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
+import { labelledMounts } from '../containerd/mount-label.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
@@ -67,13 +68,18 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     }),
   ])
   const user = resolveUser(request, users.passwd, users.group, security?.supplemental_groups ?? [], security?.supplemental_groups_policy ?? 0)
+  operation.onUndo('release SELinux level', async () => { deps.selinux.release(id) })
+  const selinux = deps.selinux.labels({ id, options: security?.selinux_options ?? null, podLabel: sandbox.metadata.processLabel, handler: sandbox.metadata.runtimeHandler })
+  const mountLabel = selinux?.mountLabel ?? ''
+  const relabelled = mountLabel === '' ? [] : mounts.filter(({ relabel }) => relabel === true)
+  if (relabelled.length > 0) await operation.step('relabel volumes', () => Promise.all(relabelled.map(({ hostPath }) => deps.selinux.relabel(hostPath, mountLabel))))
   const spec = await operation.step('make spec', () => deps.containerSpec({
     id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: displayName(image), user, devices,
     mounts: [...mounts, ...volumes.map((volume) => ({ origin: 'host' as const, containerPath: volume.containerPath, hostPath: volume.hostPath, readonly: false }))],
-    targetPid: input.targetPid,
+    targetPid: input.targetPid, selinux,
   }))
   const metadata: ContainerMetadata = {
-    id, name: input.name, sandboxId: sandbox.id, config, imageRef: image.id, logPath: logPath ?? '', stopSignal: input.stopSignal, processLabel: '',
+    id, name: input.name, sandboxId: sandbox.id, config, imageRef: image.id, logPath: logPath ?? '', stopSignal: input.stopSignal, processLabel: selinux?.recorded ?? '',
   }
   const viewLabels = imageVolumeLabels(id, runtime.snapshotter, input.imageVolumes)
   operation.onUndo('remove container record and snapshot', async (signal) => {
@@ -95,7 +101,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
     },
   ])
   await operation.step('clear intent', () => rm(intentPath(dir), { force: true }))
-  deps.rootfs.keep(id, rootfs)
+  deps.rootfs.keep(id, labelledMounts(rootfs, mountLabel))
   return container
 
   async function makeInContainerd(branch: Ctx): Promise<Mount[]> {
@@ -117,6 +123,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
         for (const volume of volumes) {
           await host.mkdirAll(volume.hostPath, 0o755)
           await host.copyFromRoot(root, volume.containerPath, volume.hostPath)
+          await deps.selinux.relabel(volume.hostPath, mountLabel)
         }
       }))
     }

@@ -6,7 +6,8 @@ import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
 import type { FileStat } from '../linux/linux.ts'
-import type { ResolvedDevice, ResolvedMount, ResolvedUser } from '../oci-spec/input.ts'
+import type { ResolvedDevice, ResolvedMount, ResolvedUser, SelinuxLabels } from '../oci-spec/input.ts'
+import type { SelinuxLabeler } from '../oci-spec/selinux.ts'
 import type { OciAny } from '../oci-spec/json.ts'
 import type { OciSpec } from '../oci-spec/types.ts'
 import type { ResourceUpdate } from '../oci-spec/update-resources.ts'
@@ -67,6 +68,7 @@ export interface ContainerSpecRequest {
   readonly mounts: readonly ResolvedMount[]
   readonly devices: readonly ResolvedDevice[]
   readonly targetPid: number | undefined
+  readonly selinux: SelinuxLabels | undefined
 }
 
 export interface ContainerSettings {
@@ -94,6 +96,7 @@ export interface ContainerDeps {
   readonly updatedSpec: (spec: OciSpec, update: ResourceUpdate, handler: string) => OciSpec
   /** Labels of the image that containerd may see, the container's on top. */
   readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>
+  readonly selinux: SelinuxLabeler
   /** /etc/passwd and /etc/group of an image. */
   readonly imageUsers: (ctx: Ctx, image: Image, snapshotter: string) => Promise<UserDatabase>
 }

@@ -21,7 +21,7 @@ export async function resolveMounts(host: ContainerHost, mounts: readonly Mount[
     await checkPropagation(host, mount, hostPath)
     return {
       origin: 'cri' as const, containerPath: mount.container_path, hostPath, readonly: mount.readonly, recursiveReadOnly: mount.recursive_read_only,
-      propagation: mount.propagation, uidMappings: mount.uidMappings, gidMappings: mount.gidMappings,
+      propagation: mount.propagation, uidMappings: mount.uidMappings, gidMappings: mount.gidMappings, relabel: mount.selinux_relabel,
     }
   }))
 }

@@ -2,8 +2,11 @@ import { nowNanoseconds } from '../containerd/timestamp.ts'
 import { pause } from '../concurrency/deadline.ts'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
+import { labelledMounts } from '../containerd/mount-label.ts'
 import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
+import type { Mount } from '../generated/containerd.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
 import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
@@ -61,7 +64,7 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   operation.onUndo('close log', () => deps.io.closeLog(id))
   // Both to their end, also when one fails: a log that is opened after it was closed would stay open.
   const [mounts] = await join<[Awaited<ReturnType<typeof containerd.snapshots.mounts>>, void]>(ctx.signal, [
-    (signal) => operation.step('snapshot mounts', () => deps.rootfs.take(id) ?? containerd.snapshots.mounts(withSignal(ctx, signal), runtime.snapshotter, id)),
+    (signal) => operation.step('snapshot mounts', () => deps.rootfs.take(id) ?? rootfsMounts(deps, withSignal(ctx, signal), container, runtime.snapshotter)),
     () => operation.step('open log', async () => {
       makeFifos(deps.host, io, fifos)
       deps.stdin.hold(id, fifos.stdin)
@@ -87,6 +90,14 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   await operation.step('write status', () => saveStatus(deps.layout, deps.containers, {
     ...container, starting: false, cgroups, status: { ...container.status, state: 'running', pid, startedAt },
   }))
+}
+
+/** Of a container that another process of this service has made. */
+async function rootfsMounts({ containerd }: ContainerDeps, ctx: Ctx, { id, metadata }: Container, snapshotter: string): Promise<Mount[]> {
+  const mounts = await containerd.snapshots.mounts(ctx, snapshotter, id)
+  if (metadata.processLabel === '') return mounts
+  const record = await containerd.containers.get(ctx, id)
+  return labelledMounts(mounts, record === undefined || record.spec === null ? '' : parseOciSpec(record.spec.value).linux?.mountLabel ?? '')
 }
 
 /**

@@ -93,6 +93,8 @@ export interface ResolvedMount {
   readonly propagation?: number
   readonly uidMappings?: readonly IDMapping[]
   readonly gidMappings?: readonly IDMapping[]
+  /** The caller gives what is at the host path the container's SELinux label. */
+  readonly relabel?: boolean
 }
 
 /** The user that a process runs as; what resolveUser() returns. */

@@ -65,7 +65,8 @@ function sandboxProcess(input: SandboxSpecInput, base: OciSpec): OciProcess {
   const apparmor = apparmorProfile({
     apparmor: context?.apparmor ?? null, apparmorProfile: '', privileged: context?.privileged ?? false, unset: 'unconfined', hostFacts, settings,
   })
-  const label = input.selinux?.processLabel ?? ''
+  // The level of a privileged pod is kept for its containers; its own process is not confined.
+  const label = context?.privileged === true ? '' : input.selinux?.processLabel ?? ''
   return {
     ...(base.process ?? { cwd: '/', user: { uid: 0, gid: 0 } }),
     args: processArgs({ command: [], args: [] }, imageConfig),

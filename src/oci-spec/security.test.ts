@@ -9,7 +9,6 @@ import { sandboxSpec } from './sandbox-spec.ts'
 import { defaultSeccompProfile } from './seccomp-default.ts'
 import { localhostSeccompProfile } from './seccomp-localhost.ts'
 import { seccompRequest } from './seccomp.ts'
-import { selinuxLabelOptions } from './selinux.ts'
 import { ALL_CAPABILITIES, containerInput, hostFacts, refusal, sandboxInput, settings } from './spec-fixtures.ts'
 
 const SYS_RESOURCE = 24n
@@ -171,15 +170,13 @@ test('AppArmor: both fields, what is loaded, and nodes without it', () => {
   assert.throws(() => of(null, 'localhost/custom', { settings: { ...settings, disableApparmor: true } }), refusal(Code.FAILED_PRECONDITION, /disable_apparmor = true/))
 })
 
-test('SELinux: labels are passed through, options validated, a missing label refused', () => {
+test('SELinux: labels are passed through, a missing label is refused, a privileged pod runs without', () => {
   const selinux = { processLabel: 'system_u:system_r:container_t:s0:c1,c2', mountLabel: 'system_u:object_r:container_file_t:s0:c1,c2' }
   for (const spec of [containerSpec(containerInput({ facts: { selinuxEnabled: true } }, { selinux })), sandboxSpec(sandboxInput({ facts: { selinuxEnabled: true } }, { selinux }))]) {
     assert.equal(spec.process?.selinuxLabel, selinux.processLabel)
     assert.equal(spec.linux?.mountLabel, selinux.mountLabel)
   }
   assert.throws(() => containerSpec(containerInput({ facts: { selinuxEnabled: true } })), refusal(Code.INTERNAL, /no label/))
-  assert.deepEqual(selinuxLabelOptions({ user: 'u', role: '', type: 't', level: 's0:c1,c2' }), ['user:u', 'type:t', 'level:s0:c1,c2'])
-  assert.deepEqual(selinuxLabelOptions(null), [])
-  assert.throws(() => selinuxLabelOptions({ user: '', role: '', type: '', level: 's0;x' }), refusal(Code.INVALID_ARGUMENT, /SELinux level "s0;x"/))
-  assert.throws(() => selinuxLabelOptions({ user: '', role: '', type: 'a:b', level: '' }), refusal(Code.INVALID_ARGUMENT, /SELinux option "a:b"/))
+  const privileged = sandboxSpec(sandboxInput({ pod: { linux: { security_context: { privileged: true } } }, facts: { selinuxEnabled: true } }, { selinux }))
+  assert.deepEqual([privileged.process?.selinuxLabel, privileged.linux?.mountLabel], [undefined, selinux.mountLabel])
 })

@@ -5,6 +5,8 @@ import type { Any } from '../generated/containerd.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
+import type { SelinuxLabels } from '../oci-spec/input.ts'
+import type { SelinuxLabeler } from '../oci-spec/selinux.ts'
 import type { Image, Sandbox } from '../state/records.ts'
 import type { Layout } from '../state/status-file.ts'
 import type { Store } from '../state/store.ts'
@@ -48,7 +50,8 @@ export interface SandboxDeps {
   readonly runtime: (handler: string) => SandboxRuntime
   readonly networks: (handler: string) => PodNetworks
   /** The OCI spec of the pause container. */
-  readonly sandboxSpec: (ctx: Ctx, input: { readonly id: string; readonly config: PodSandboxConfig; readonly netnsPath: string; readonly image: Image; readonly runtimeHandler: string }) => Promise<Init<Any>>
+  readonly sandboxSpec: (ctx: Ctx, input: { readonly id: string; readonly config: PodSandboxConfig; readonly netnsPath: string; readonly image: Image; readonly runtimeHandler: string; readonly selinux: SelinuxLabels | undefined }) => Promise<Init<Any>>
+  readonly selinux: SelinuxLabeler
   /** Labels of the image that containerd may see, the pod's on top. */
   readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>
 }

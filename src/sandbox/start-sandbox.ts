@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
+import { labelledMounts } from '../containerd/mount-label.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
@@ -35,10 +36,12 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
   const { containerd, host, layout } = deps
   const runtime = deps.runtime(request.runtimeHandler)
   const hostNetwork = netnsPath === ''
+  operation.onUndo('release SELinux level', async () => { deps.selinux.release(id) })
+  const selinux = deps.selinux.labels({ id, options: config.linux?.security_context?.selinux_options ?? null, podLabel: '', handler: request.runtimeHandler })
   const metadata: SandboxMetadata = {
-    id, name: request.name, config, netnsPath, ips: [], runtimeHandler: request.runtimeHandler, cniResult: undefined, processLabel: '',
+    id, name: request.name, config, netnsPath, ips: [], runtimeHandler: request.runtimeHandler, cniResult: undefined, processLabel: selinux?.recorded ?? '',
   }
-  const spec = await operation.step('make spec', () => deps.sandboxSpec(ctx, { id, config, netnsPath, image, runtimeHandler: request.runtimeHandler }))
+  const spec = await operation.step('make spec', () => deps.sandboxSpec(ctx, { id, config, netnsPath, image, runtimeHandler: request.runtimeHandler, selinux }))
 
   // The ways back are registered before each thing is made, and are fine with finding nothing: a step that is cut off half-way
   // (client gone, containerd restarted) may have made its thing all the same.
@@ -104,7 +107,7 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     // The runtime binds them into the root file system: a /dev/shm that is not mounted by then would be a plain directory of the host's.
     await Promise.all([files, namespace])
     const pid = await operation.step('create task', () => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
-      containerId: id, rootfs: mounts, stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
+      containerId: id, rootfs: labelledMounts(mounts, selinux?.mountLabel ?? ''), stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
     }), branch.signal))
     return { pid, createdAt: toNanoseconds(record.created_at) }
   }

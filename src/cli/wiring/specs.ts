@@ -14,6 +14,7 @@ import { resolveUser } from '../../oci-spec/resolve-user.ts'
 import { linuxResources } from '../../oci-spec/resources.ts'
 import { sandboxSpec } from '../../oci-spec/sandbox-spec.ts'
 import { seccompRequest, type SeccompSource } from '../../oci-spec/seccomp.ts'
+import type { SelinuxLabeler } from '../../oci-spec/selinux.ts'
 import type { OciSpec } from '../../oci-spec/types.ts'
 import { updatedSpec } from '../../oci-spec/update-resources.ts'
 import { userRequest } from '../../oci-spec/user.ts'
@@ -42,6 +43,7 @@ export interface SpecWiringOptions {
   readonly exists: (path: string) => Promise<boolean>
   /** Undefined with `enable_cdi = false`. */
   readonly cdi: CdiSpecifications | undefined
+  readonly selinux: Pick<SelinuxLabeler, 'relabel'>
 }
 
 /** Brings together what the pure spec functions need: settings, host facts, files that profiles are in. */
@@ -55,7 +57,7 @@ export class SpecWiring {
     this.#specSettings = options.settings
   }
 
-  readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, image, runtimeHandler }): Promise<Init<Any>> => {
+  readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, image, runtimeHandler, selinux }): Promise<Init<Any>> => {
     const { settings, facts, layout, imageUsers, userNamespaces } = this.#options
     const context = config.linux?.security_context ?? null
     if (userNamespaceMappings(context?.namespace_options?.userns_options) !== undefined) await userNamespaces.require(runtimeHandler)
@@ -66,6 +68,7 @@ export class SpecWiring {
       user: resolveUser(request, users.passwd, users.group, context?.supplemental_groups ?? [], context?.supplemental_groups_policy ?? 0),
       runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(context),
       netnsPath: netnsPath === '' ? undefined : netnsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
+      selinux,
     }))
   }
 
@@ -78,7 +81,7 @@ export class SpecWiring {
       imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
       hostFacts: context?.privileged === true ? await facts.withDevices() : facts.facts, runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
       settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
-      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config),
+      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true, request.selinux?.mountLabel ?? ''), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), selinux: request.selinux,
     }))
   }
 
@@ -96,8 +99,8 @@ export class SpecWiring {
   }
 
   /** The pod's own files, for a container that does not mount something else in their place. */
-  async #podMounts(sandbox: Sandbox, readonly: boolean): Promise<ResolvedMount[]> {
-    const { layout, exists } = this.#options
+  async #podMounts(sandbox: Sandbox, readonly: boolean, mountLabel: string): Promise<ResolvedMount[]> {
+    const { layout, exists, selinux } = this.#options
     const files = sandboxFiles(layout, sandbox.id)
     const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
     const candidates = [
@@ -106,7 +109,10 @@ export class SpecWiring {
     ]
     // A sandbox that containerd's own plugin made has its files elsewhere.
     const there = await Promise.all(candidates.map((candidate) => exists(candidate.hostPath)))
-    return candidates.filter((_, index) => there[index]).map((candidate) => ({ origin: 'host' as const, ...candidate }))
+    const mounts = candidates.filter((_, index) => there[index]).map((candidate) => ({ origin: 'host' as const, ...candidate }))
+    // These very files, whatever a request mounts on their place in the container (CVE-2021-43816); never the node's own.
+    if (mountLabel !== '') await Promise.all(mounts.filter(({ hostPath }) => hostPath !== '/dev/shm').map(({ hostPath }) => selinux.relabel(hostPath, mountLabel)))
+    return mounts
   }
 
   async #runtimeView(handler: string): Promise<RuntimeView> {
