@@ -15,15 +15,16 @@ import { Containerd } from '../containerd/containerd.ts'
 import { TaskTeardown } from '../containerd/task-teardown.ts'
 import { CriError } from '../errors/cri-error.ts'
 import { ImageCatalog } from '../image-service/catalog.ts'
-import { imageFsInfo, SnapshotterUsage } from '../image-service/image-fs-info.ts'
+import { imageFsInfo } from '../image-service/image-fs-info.ts'
 import { imageStatus } from '../image-service/image-status.ts'
 import { listImages, streamImages } from '../image-service/list-images.ts'
 import { pullImage, pullNow } from '../image-service/pull-image.ts'
 import { PullCoordinator } from '../image-service/pull/coordinator.ts'
 import { Puller } from '../image-service/pull/puller.ts'
 import { removeImage } from '../image-service/remove-image.ts'
-import { findImage, requireImage } from '../image-service/resolve-image.ts'
+import { findImage, requireContainerImage, requireVolumeImage } from '../image-service/resolve-image.ts'
 import { ImageUnpacker } from '../image-service/unpack-image.ts'
+import { cleanIdmapped } from '../linux/idmapped-rootfs.ts'
 import { Linux } from '../linux/linux.ts'
 import { Background } from '../observability/background.ts'
 import { backgroundCtx, type Ctx } from '../observability/context.ts'
@@ -45,6 +46,8 @@ import { podSandboxStatus } from '../runtime-service/pod-sandbox-status.ts'
 import { removeContainer } from '../runtime-service/remove-container.ts'
 import { removePodSandbox } from '../runtime-service/remove-pod-sandbox.ts'
 import { reopenContainerLog } from '../runtime-service/reopen-container-log.ts'
+import { listMetricDescriptors, listPodSandboxMetrics, streamPodSandboxMetrics } from '../runtime-service/pod-sandbox-metrics.ts'
+import { listPodSandboxStats, podSandboxStats, streamPodSandboxStats } from '../runtime-service/pod-sandbox-stats.ts'
 import { runPodSandbox } from '../runtime-service/run-pod-sandbox.ts'
 import { runtimeConfig } from '../runtime-service/runtime-config.ts'
 import { startContainer } from '../runtime-service/start-container.ts'
@@ -64,7 +67,6 @@ import { NameIndex } from '../state/name-index.ts'
 import type { Container, Image, Sandbox } from '../state/records.ts'
 import { Layout } from '../state/status-file.ts'
 import { Store } from '../state/store.ts'
-import { ContainerUsage } from '../stats/container-usage.ts'
 import { versions } from './version-info.ts'
 import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
@@ -76,6 +78,7 @@ import { runtimeSettings, sandboxRuntime, snapshotterOfPods, usesSystemdCgroup }
 import { readSelinuxPolicy, reportSelinux, Selinux } from './wiring/selinux.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
+import { StatsWiring } from './wiring/stats.ts'
 import { UserNamespaces } from './wiring/user-namespaces.ts'
 
 /** A pod's shim (containerd 1.6, 1.7) misses exits for up to a minute when some thirty commands of one pod start at once. */
@@ -109,11 +112,12 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const operation = (name: string): Operation => new Operation(name, {
     onStep: (operationName, step, seconds, failed) => metrics.stepSeconds.observe({ operation: operationName, step, result: failed ? 'error' : 'ok' }, seconds),
   })
-  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation }))
 
   const scratch = join(shim.state, 'scratch')
   await cleanScratch(linux, scratch)
+  await cleanIdmapped(linux, shim.state)
   const host = hostPort(linux, scratch)
+  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation, withMounts: host.withMounts }))
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
@@ -158,7 +162,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
   const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
-  const unpacker = new ImageUnpacker({ containerd, platform })
+  const unpacker = new ImageUnpacker({ containerd, platform, withMounts: host.withMounts })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
 
   async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {
@@ -177,13 +181,13 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   }
 
   async function containerImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
-    const image = requireImage(images, name)
+    const image = requireContainerImage(images, name)
     await unpacker.ensure(ctx, image, snapshotterOf(handler))
     return image
   }
 
   async function volumeImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
-    const image = requireImage(images, name)
+    const image = requireVolumeImage(images, name)
     await unpacker.ensure(ctx, image, snapshotterOf(handler))
     return image
   }
@@ -194,10 +198,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     execProcesses.forget(before.id)
     containerDeps.rootfs.forget(before.id)
   })
-  const usage = new ContainerUsage({
-    cgroupStats: (paths) => linux.cgroupStats(paths), snapshots: containerd.snapshots, diskUsageMaxAgeMs: settings.statsCollectPeriodMs, ctx: base, snapshotterRoot,
-    snapshotterOf: (container) => snapshotterOfPods(settings, sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''),
-  })
+  const stats = new StatsWiring({ settings, linux, machine: facts.machine, snapshots: containerd.snapshots, sandboxes, containers, images, snapshotterRoot, ctx: base })
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
     mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage,
@@ -221,8 +222,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     imageChanged: async (ctx, name) => void await catalog.refresh(ctx, name),
   })
   const gate = (): CriError | undefined => lifecycle.gate
-  const stats = { containers, measure: (container: Container) => usage.measure(container) }
-  const imageDeps = { containerd, images, catalog, pulls, mountedBy: (image: Image) => mountedBy(containers.values(), image)?.id, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: new SnapshotterUsage(containerd, settings.statsCollectPeriodMs) }
+  const statsDeps = { sandboxes, containers, usage: stats.usage, metrics: stats.metrics }
+  const imageDeps = { containerd, images, catalog, pulls, mountedBy: (image: Image) => mountedBy(containers.values(), image)?.id, pinned: (name: string) => pinnedNames.has(name), snapshotterOf, snapshotterRoot, usage: stats.disk, snapshotters: () => stats.snapshotters() }
   const statusDeps = {
     containerd, gate, network: () => networks.status(), runtimeHandlers: () => runtimeHandlers(settings, features, userNamespaces),
     info: (): Record<string, string> => ({
@@ -234,7 +235,6 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
   const streaming = 'there is no streaming server in this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
-  const laterStats = 'this version has ContainerStats and ListContainerStats'
   const handlers = {
     Version: (ctx, request) => version({ containerd }, ctx, request),
     Status: (ctx, request) => status(statusDeps, ctx, request),
@@ -255,9 +255,15 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     ContainerStatus: (ctx, request) => containerStatus(deps, ctx, request),
     ReopenContainerLog: (ctx, request) => reopenContainerLog(deps, ctx, request),
     ExecSync: (ctx, request) => execSync(deps, ctx, request),
-    ContainerStats: (ctx, request) => containerStats(stats, ctx, request),
-    ListContainerStats: (ctx, request) => listContainerStats(stats, ctx, request),
-    StreamContainerStats: (ctx, request, send) => streamContainerStats(stats, ctx, request, send),
+    ContainerStats: async (ctx, request) => encoded(await containerStats(statsDeps, ctx, request)),
+    ListContainerStats: async (ctx, request) => encoded(await listContainerStats(statsDeps, ctx, request)),
+    StreamContainerStats: (ctx, request, send) => streamContainerStats(statsDeps, ctx, request, (message) => send(encoded(message))),
+    PodSandboxStats: async (ctx, request) => encoded(await podSandboxStats(statsDeps, ctx, request)),
+    ListPodSandboxStats: async (ctx, request) => encoded(await listPodSandboxStats(statsDeps, ctx, request)),
+    StreamPodSandboxStats: (ctx, request, send) => streamPodSandboxStats(statsDeps, ctx, request, (message) => send(encoded(message))),
+    ListMetricDescriptors: (ctx, request) => listMetricDescriptors(statsDeps, ctx, request),
+    ListPodSandboxMetrics: async (ctx, request) => encoded(await listPodSandboxMetrics(statsDeps, ctx, request)),
+    StreamPodSandboxMetrics: (ctx, request, send) => streamPodSandboxMetrics(statsDeps, ctx, request, (message) => send(encoded(message))),
     ListImages: (ctx, request) => listImages(imageDeps, ctx, request),
     StreamImages: (ctx, request, send) => streamImages(imageDeps, ctx, request, send),
     ImageStatus: (ctx, request) => imageStatus(imageDeps, ctx, request),
@@ -269,12 +275,6 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     PortForward: unimplemented(streaming),
     UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
     UpdatePodSandboxResources: (ctx, request) => updatePodSandboxResources({ ...deps, checkResources: specs.checkResources }, ctx, request),
-    PodSandboxStats: unimplemented(laterStats),
-    ListPodSandboxStats: unimplemented(laterStats),
-    StreamPodSandboxStats: unimplemented(laterStats),
-    ListMetricDescriptors: unimplemented(laterStats),
-    ListPodSandboxMetrics: unimplemented(laterStats),
-    StreamPodSandboxMetrics: unimplemented(laterStats),
     GetContainerEvents: unimplemented('the kubelet falls back to listing'),
     CheckpointContainer: unimplemented('checkpoints are left to a later version'),
   } satisfies HandlerTable
@@ -285,6 +285,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     async start() {
       await networks.start()
       await lifecycle.start()
+      stats.start(background)
     },
     async close() {
       closing.abort(new CriError(14, 'cri-shim is shutting down', { reason: 'Shutdown' }))

@@ -73,6 +73,11 @@ export class ContentService {
     return Buffer.concat(chunks)
   }
 
+  /** The bytes of a blob of any size, in pieces. NOT_FOUND when it is not there. */
+  async *stream(ctx: Ctx, digest: string): AsyncGenerator<Buffer, void, undefined> {
+    for await (const message of this.#client.serverStream(ctx, service, 'Read', { digest, offset: '0', size: '0' }, `content ${digest}`)) yield message.data
+  }
+
   /** Idempotent. */
   async delete(ctx: Ctx, digest: string): Promise<void> {
     try {

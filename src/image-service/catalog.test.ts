@@ -9,6 +9,8 @@ import { createLogger } from '../observability/logger.ts'
 import { ImageStore } from '../state/image-store.ts'
 import { labels } from '../state/metadata.ts'
 import { ImageCatalog } from './catalog.ts'
+import { imageMessage } from './image-message.ts'
+import { requireContainerImage, requireVolumeImage } from './resolve-image.ts'
 
 const ctx = backgroundCtx(createLogger('fatal'), 'test')
 const sha256 = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`
@@ -39,14 +41,14 @@ function fixture() {
   }
   const images = new ImageStore()
   return {
-    images, records,
+    images, records, add,
     catalog: new ImageCatalog({ containerd: containerd as unknown as Containerd, images, platform: { os: 'linux', architecture: 'amd64' } }),
     get reads() { return reads },
     failReads: (error: Error | undefined) => { readFails = error },
     /** The target of an image that differs from others by `mark`; `variant` makes another manifest of the same configuration. */
     image(mark: string, variant = ''): { digest: string; media_type: string } {
       const config = JSON.stringify({ os: 'linux', mark, rootfs: { type: 'layers', diff_ids: [] } })
-      const manifest = JSON.stringify({ config: { digest: add(config), size: config.length, mediaType: 'x' }, layers: [], variant })
+      const manifest = JSON.stringify({ config: { digest: add(config), size: config.length, mediaType: 'application/vnd.oci.image.config.v1+json' }, layers: [], variant })
       return { digest: add(manifest), media_type: 'application/vnd.oci.image.manifest.v1+json' }
     },
     put(name: string, target: { digest: string; media_type: string }, own: Record<string, string> = {}) {
@@ -130,4 +132,24 @@ it('forgets what it read of images that are gone', async () => {
   f.put('latest', first)
   await f.catalog.refresh(ctx, 'latest')
   assert.ok(f.reads > reads, 'it was read anew')
+})
+
+it('lists artifacts by the digest of their manifest: they have one configuration, the empty one', async () => {
+  const f = fixture()
+  const artifact = (name: string): string => JSON.stringify({
+    artifactType: 'application/vnd.example', config: { digest: f.add('{}'), size: 2, mediaType: 'application/vnd.oci.empty.v1+json' },
+    layers: [{ digest: f.add(name), size: name.length, mediaType: 'text/plain', annotations: { 'org.opencontainers.image.title': name } }],
+  })
+  for (const [tag, name] of ['one', 'two', '../three'].entries()) f.put(`a:${tag + 1}`, { digest: f.add(artifact(name)), media_type: 'application/vnd.oci.image.manifest.v1+json' })
+  await f.catalog.reload(ctx)
+  assert.deepEqual([...f.images.values()].map(({ id, chainId, artifact: found }) => [id, chainId, found?.files.map(({ path }) => path), found?.problem]), [
+    [sha256(artifact('one')), `cri-shim-artifact-${sha256(artifact('one'))}`, ['one'], undefined], [sha256(artifact('two')), `cri-shim-artifact-${sha256(artifact('two'))}`, ['two'], undefined],
+    [sha256(artifact('../three')), '', [], 'its file "../three" would be outside of it'],
+  ])
+  const [first] = f.images.values()
+  assert.ok(first)
+  const { uid, username, repo_tags: tags } = imageMessage(first)
+  assert.deepEqual([uid, username, tags], [undefined, undefined, ['a:1']])
+  assert.throws(() => requireContainerImage(f.images, 'a:1'), /is an artifact \(application\/vnd\.example\), not a container image/)
+  assert.throws(() => requireVolumeImage(f.images, 'a:3'), /cannot be mounted: its file "\.\.\/three" would be outside of it/)
 })

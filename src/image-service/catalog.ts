@@ -6,11 +6,12 @@ import type { Ctx } from '../observability/context.ts'
 import type { ImageStore } from '../state/image-store.ts'
 import { labels } from '../state/metadata.ts'
 import type { Image } from '../state/records.ts'
+import { artifactSnapshot } from './pull/artifact.ts'
 import { chainIds, imageSize, type Platform } from './pull/manifest.ts'
 import { readStoredImage } from './pull/stored-manifest.ts'
 
 /** What a manifest or index stands for; it never changes, so it is read once. */
-type Facts = Pick<Image, 'id' | 'chainId' | 'sizeBytes' | 'config' | 'document'>
+type Facts = Pick<Image, 'id' | 'chainId' | 'sizeBytes' | 'config' | 'document' | 'artifact'>
 
 const noAnswer: ReadonlySet<number> = new Set([Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED])
 
@@ -99,8 +100,12 @@ export class ImageCatalog {
     const digest = record.target?.digest ?? ''
     const known = this.#facts.get(digest)
     if (known !== undefined) return known
-    const { manifest, manifestBytes, config: { config, diffIds, document } } = await readStoredImage(ctx, this.#containerd.content, record, this.#platform)
-    const facts = { id: manifest.config.digest, chainId: chainIds(diffIds).at(-1) ?? '', sizeBytes: imageSize(manifestBytes, manifest), config, document }
+    const { manifest, manifestDigest, manifestBytes, config: { config, diffIds, document } } = await readStoredImage(ctx, this.#containerd.content, record, this.#platform)
+    const { artifact } = manifest
+    // Artifacts share the empty configuration: it is the manifest that tells one from another.
+    const names = artifact === undefined ? { id: manifest.config.digest, chainId: chainIds(diffIds).at(-1) ?? '' }
+      : { id: manifestDigest, chainId: artifact.problem === undefined ? artifactSnapshot(manifestDigest) : '', artifact }
+    const facts = { ...names, sizeBytes: imageSize(manifestBytes, manifest), config, document }
     this.#facts.set(digest, facts)
     return facts
   }

@@ -6,7 +6,7 @@ import type { Image } from '../state/records.ts'
 /** An image as CRI gives it. */
 export function imageMessage(image: Image): Init<CriImage> {
   const { tags, digests } = repoNames(image)
-  return { id: image.id, repo_tags: tags, repo_digests: digests, size: String(image.sizeBytes), pinned: image.pinned, ...user(image.config.User) }
+  return { id: image.id, repo_tags: tags, repo_digests: digests, size: String(image.sizeBytes), pinned: image.pinned, ...(image.artifact === undefined ? user(image.config.User) : {}) }
 }
 
 /** The user of the image's configuration: the kubelet checks runAsNonRoot by it. A group does not matter here. */

@@ -1,4 +1,4 @@
-import { CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
+import { CriError, failedPrecondition, invalidArgument, notFound } from '../errors/cri-error.ts'
 import { normalizeRef } from '../registry-mirrors/image-ref.ts'
 import type { ImageStore } from '../state/image-store.ts'
 import type { Image } from '../state/records.ts'
@@ -23,8 +23,21 @@ export function findImage(images: ImageStore, name: string): Image | undefined {
   return images.byId(name)
 }
 
-/** The same for a container's image, which must be there. */
-export function requireImage(images: ImageStore, name: string): Image {
+/** The same for the image that a container runs: it must be there, and be one that can run. */
+export function requireContainerImage(images: ImageStore, name: string): Image {
+  const image = requireImage(images, name)
+  if (image.artifact !== undefined) throw failedPrecondition(`${name} is an artifact (${image.artifact.type}), not a container image: nothing can run from it; mount it as an image volume`, { reason: 'NotAnImage' })
+  return image
+}
+
+/** The same for an image or an artifact that a container mounts. */
+export function requireVolumeImage(images: ImageStore, name: string): Image {
+  const image = requireImage(images, name)
+  if (image.artifact?.problem !== undefined) throw failedPrecondition(`the artifact (${image.artifact.type}) cannot be mounted: ${image.artifact.problem}`, { reason: 'NotMountable' })
+  return image
+}
+
+function requireImage(images: ImageStore, name: string): Image {
   const image = findImage(images, name)
   if (image === undefined) throw notFound(`image ${name} is not on this node: pull it first (imagePullPolicy, crictl pull)`, { reason: 'ImageNotFound' })
   return image

@@ -4,6 +4,7 @@ import { CriError, failedPrecondition, isNotFound } from '../errors/cri-error.ts
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { displayName } from '../state/image-names.ts'
 import type { Image } from '../state/records.ts'
+import { ArtifactUnpacker, type WithMounts } from './pull/artifact-unpack.ts'
 import { chainIds, type Platform } from './pull/manifest.ts'
 import { readStoredImage, type StoredImage } from './pull/stored-manifest.ts'
 import { Unpacker } from './pull/unpack.ts'
@@ -16,11 +17,13 @@ export class ImageUnpacker {
   readonly #containerd: Containerd
   readonly #platform: Platform
   readonly #unpacker: Unpacker
+  readonly #artifacts: ArtifactUnpacker
 
-  constructor(options: { readonly containerd: Containerd; readonly platform: Platform }) {
+  constructor(options: { readonly containerd: Containerd; readonly platform: Platform; readonly withMounts: WithMounts }) {
     this.#containerd = options.containerd
     this.#platform = options.platform
     this.#unpacker = new Unpacker(options.containerd)
+    this.#artifacts = new ArtifactUnpacker({ ...options, unpacker: this.#unpacker })
   }
 
   /** FAILED_PRECONDITION when a layer that it takes is not kept on the node: the image has to be pulled for this snapshotter. */
@@ -31,6 +34,7 @@ export class ImageUnpacker {
     await leases.create(ctx, lease, leaseMs, { 'cri-shim/image': image.id })
     try {
       await this.#unpack(ctx, await this.#stored(ctx, image), { snapshotter, lease, syncFs: false })
+      // By the manifest of an artifact, whose configuration is not its own; by the configuration of an image.
       await content.setLabels(ctx, image.id, { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: image.chainId })
     } catch (error) {
       ctx.signal.throwIfAborted()
@@ -55,7 +59,8 @@ export class ImageUnpacker {
     throw CriError.from(failure ?? failedPrecondition(`image ${displayName(image)} was removed at this moment: pull it again`, { reason: 'ImageVanished' }))
   }
 
-  async #unpack(ctx: Ctx, { manifest, config }: StoredImage, options: { readonly snapshotter: string; readonly lease: string; readonly syncFs: boolean }): Promise<void> {
+  async #unpack(ctx: Ctx, { manifest, manifestDigest, config }: StoredImage, options: { readonly snapshotter: string; readonly lease: string; readonly syncFs: boolean }): Promise<void> {
+    if (manifest.artifact !== undefined) return this.#artifacts.unpack(ctx, manifestDigest, manifest.artifact, options)
     const chain = chainIds(config.diffIds)
     for (const [index, descriptor] of manifest.layers.entries()) {
       const [diffId = '', chainId = ''] = [config.diffIds[index], chain[index]]

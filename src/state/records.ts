@@ -66,14 +66,34 @@ export interface ImageConfig {
   readonly ExposedPorts: readonly string[]
 }
 
+/** A file of an artifact: one layer of its manifest. */
+export interface ArtifactFile {
+  /** Relative, without `.` and `..`, checked. */
+  readonly path: string
+  readonly digest: string
+  readonly sizeBytes: number
+}
+
+/** What is known of an OCI artifact: something that a registry keeps and that is no container image. It can be mounted, not run. */
+export interface Artifact {
+  /** Its artifactType, or the media type of its configuration. */
+  readonly type: string
+  /** Empty when there is a problem. */
+  readonly files: readonly ArtifactFile[]
+  /** Why it cannot be mounted: names that cannot be files of one directory, or none at all. */
+  readonly problem: string | undefined
+}
+
 /** An image as it is known now: one configuration digest, however many names. */
 export interface Image {
-  /** The digest of its configuration: `sha256:…` */
+  /** The digest of its configuration, of an artifact that of its manifest: `sha256:…` */
   readonly id: string
   /** Every name in containerd that points at it: `docker.io/library/busybox:1.36`, `…@sha256:…`. */
   readonly references: readonly string[]
-  /** The name of its topmost snapshot. */
+  /** The name of its topmost snapshot; empty for an image without layers and an artifact that cannot be mounted. */
   readonly chainId: string
+  /** Undefined for a container image. */
+  readonly artifact?: Artifact | undefined
   /** Bytes of the manifest's configuration and layers, as they travel. */
   readonly sizeBytes: bigint
   /** Never taken by image garbage collection. */

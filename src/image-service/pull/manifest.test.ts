@@ -60,7 +60,7 @@ describe('the choice of a platform', () => {
 
 describe('hostile documents', () => {
   const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: digest('l'), size: 1 }
-  const config = { mediaType: 'x', digest: digest('c'), size: 1 }
+  const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest: digest('c'), size: 1 }
   const manifestOf = (value: unknown): Buffer => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
 
   it('are refused with words, never with a TypeError', () => {

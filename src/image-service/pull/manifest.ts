@@ -4,6 +4,8 @@ import { type ImageConfig, imageConfigOf } from '../../oci-spec/image-config.ts'
 import { digestProblem } from '../../registry-mirrors/digest.ts'
 import { mediaType } from '../../registry-mirrors/media-types.ts'
 import type { Descriptor } from '../../registry-mirrors/registry-client.ts'
+import type { Artifact } from '../../state/records.ts'
+import { artifactOf, isArtifact } from './artifact.ts'
 
 export interface Platform {
   readonly os: string
@@ -16,6 +18,8 @@ export interface Platform {
 export interface Manifest {
   readonly config: Descriptor
   readonly layers: readonly Descriptor[]
+  /** Undefined for a container image. */
+  readonly artifact: Artifact | undefined
 }
 
 /** An image's configuration document, checked. */
@@ -28,6 +32,7 @@ export interface ConfigDocument {
 
 /** More layers than any file system can stack, and than any builder makes. */
 const maxLayers = 512
+const maxArtifactLayers = 8192
 
 export function isIndex(type: string): boolean {
   return type === mediaType.ociIndex || type === mediaType.dockerList
@@ -37,16 +42,21 @@ export function isIndex(type: string): boolean {
 export function choosePlatform(bytes: Buffer, platform: Platform, what: string): Descriptor {
   const entries = list(json(bytes, what)['manifests'], `${what}: manifests`)
   const offered: string[] = []
+  const plain: Descriptor[] = []
   let best: { readonly descriptor: Descriptor; readonly rank: number } | undefined
   for (const entry of entries) {
     const { platform: declared } = entry
     const { os, architecture, variant } = (declared ?? {}) as Readonly<Record<string, unknown>>
     // An entry without a platform, or with "unknown", is an attestation or the like.
+    if (declared === undefined || declared === null) plain.push(descriptorOf(entry, what))
     if (typeof os !== 'string' || typeof architecture !== 'string' || os === 'unknown') continue
     offered.push([os, architecture, variant].filter((part) => typeof part === 'string' && part !== '').join('/'))
     const rank = platformRank({ os, architecture, ...(typeof variant === 'string' ? { variant } : {}) }, platform)
     if (rank > (best?.rank ?? 0)) best = { descriptor: descriptorOf(entry, what), rank }
   }
+  // An artifact is for every platform: an index over one need not say which.
+  const [only] = plain
+  if (best === undefined && offered.length === 0 && plain.length === 1 && only !== undefined) return only
   if (best === undefined) {
     throw new CriError(Code.NOT_FOUND, `${what} has no image for ${platform.os}/${platform.architecture}; it has ${offered.length === 0 ? 'none that names its platform' : offered.slice(0, 12).join(', ')}`, { reason: 'NoPlatform' })
   }
@@ -67,13 +77,23 @@ function platformRank(offered: Platform, wanted: Platform): number {
 export function parseManifest(bytes: Buffer, what: string): Manifest {
   const document = json(bytes, what)
   const layers = list(document['layers'], `${what}: layers`)
-  if (layers.length > maxLayers) throw failedPrecondition(`${what} has ${layers.length} layers; the limit is ${maxLayers}`)
   if (typeof document['config'] !== 'object' || document['config'] === null) throw failedPrecondition(`${what} has no config: it is no container image`)
-  const manifest = { config: descriptorOf(document['config'] as Record<string, unknown>, what), layers: layers.map((layer) => descriptorOf(layer, what)) }
-  for (const layer of manifest.layers) {
-    if (!isLayerType(layer.mediaType)) throw failedPrecondition(`${what} has a layer of type ${layer.mediaType}: it is no container image that can be run (an artifact, an encrypted or a foreign layer)`, { reason: 'NotAnImage' })
+  const config = descriptorOf(document['config'] as Record<string, unknown>, what)
+  const descriptors = layers.map((layer) => descriptorOf(layer, what))
+  const artifactType = typeof document['artifactType'] === 'string' ? document['artifactType'] : ''
+  const artifact = isArtifact(config.mediaType, artifactType, !descriptors.every((layer) => isLayerType(layer.mediaType)))
+  const limit = artifact ? maxArtifactLayers : maxLayers
+  if (layers.length > limit) throw failedPrecondition(`${what} has ${layers.length} layers; the limit is ${limit}`)
+  if (artifact) return { config, layers: descriptors, artifact: artifactOf(artifactType === '' ? config.mediaType : artifactType, descriptors.map((descriptor, index) => ({ descriptor, annotations: annotationsOf(layers[index]) }))) }
+  for (const layer of descriptors) {
+    if (!isLayerType(layer.mediaType)) throw failedPrecondition(`${what} has a layer of type ${layer.mediaType}: it is no container image that can be run (an encrypted or a foreign layer)`, { reason: 'NotAnImage' })
   }
-  return manifest
+  return { config, layers: descriptors, artifact: undefined }
+}
+
+function annotationsOf(layer: Readonly<Record<string, unknown>> | undefined): Readonly<Record<string, unknown>> {
+  const annotations = layer?.['annotations']
+  return typeof annotations === 'object' && annotations !== null ? annotations as Record<string, unknown> : {}
 }
 
 function isLayerType(type: string): boolean {

@@ -10,6 +10,9 @@ import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import { labels as criLabels } from '../../state/metadata.ts'
+import type { Artifact } from '../../state/records.ts'
+import { artifactSnapshot, emptyConfig } from './artifact.ts'
+import { ArtifactUnpacker, type WithMounts } from './artifact-unpack.ts'
 import { BlobFetcher, type PullSource } from './blobs.ts'
 import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
 import { maxDocumentBytes } from './stored-manifest.ts'
@@ -31,6 +34,7 @@ export interface PullerOptions {
   readonly registry: RegistryClient
   readonly settings: PullerSettings
   readonly platform: Platform
+  readonly withMounts: WithMounts
   readonly operation: (name: string) => Operation
 }
 
@@ -43,7 +47,7 @@ export interface PullRequest {
 }
 
 export interface PulledImage {
-  /** The digest of the configuration. */
+  /** The digest of the configuration, of an artifact that of its manifest. */
   readonly id: string
   /** Names of the image records that were made. */
   readonly names: readonly string[]
@@ -54,6 +58,7 @@ const leaseMs = 24 * 3_600_000
 /** A pull that begins within this time of an interrupted one uses the same lease. */
 const leaseBucketMs = 12 * 3_600_000
 const maxWaitingLayers = 1024
+const maxWaitingFiles = 8192
 const leaseDeleteTimeoutMs = 30_000
 /** After these the next try may succeed, and goes on with what is here; after any other the image is as it is. */
 const worthGoingOn: ReadonlySet<Code> = new Set([Code.CANCELLED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED])
@@ -61,7 +66,9 @@ const worthGoingOn: ReadonlySet<Code> = new Set([Code.CANCELLED, Code.UNAVAILABL
 interface Target {
   readonly descriptor: Descriptor
   readonly manifest: Manifest
-  readonly config: ConfigDocument
+  readonly id: string
+  /** Undefined for an artifact. */
+  readonly config: ConfigDocument | undefined
 }
 
 /** The pull pipeline: resolve, fetch, unpack, record. */
@@ -69,6 +76,7 @@ export class Puller {
   readonly #options: PullerOptions
   readonly #blobs: BlobFetcher
   readonly #unpacker: Unpacker
+  readonly #artifacts: ArtifactUnpacker
   /** How many pulls use a lease: two tags of one image share it, and it ends with the last of them. */
   readonly #leaseUsers = new Map<string, number>()
   readonly #leaseMutex = new KeyedMutex()
@@ -77,6 +85,7 @@ export class Puller {
     this.#options = options
     this.#blobs = new BlobFetcher(options.containerd.content, options.registry)
     this.#unpacker = new Unpacker(options.containerd)
+    this.#artifacts = new ArtifactUnpacker({ ...options, unpacker: this.#unpacker })
   }
 
   /**
@@ -105,15 +114,15 @@ export class Puller {
           },
         }
         const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
-        await this.#fetchLayers(watched, operation, watchdog, source, target, request.snapshotter)
+        await this.#fetchBlobs(watched, operation, watchdog, source, target, request.snapshotter)
         return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
       })
-      const { manifest } = pulled.target
+      const { manifest, id } = pulled.target
       ctx.log.info({
-        image: ref.toString(), id: manifest.config.digest, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
+        image: ref.toString(), id, artifact: manifest.artifact?.type, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
         ms: Math.round(performance.now() - started),
       }, 'pulled')
-      return { id: manifest.config.digest, names: pulled.names }
+      return { id, names: pulled.names }
     } finally {
       watchdog.close()
     }
@@ -165,17 +174,18 @@ export class Puller {
     const manifestBytes = inIndex === undefined ? top : await this.#manifestBytes(ctx, source, inIndex)
     const manifest = parseManifest(manifestBytes, ref.toString())
     const configBytes = await this.#configBytes(ctx, source, manifest)
-    const config = parseConfig(configBytes, manifest, ref.toString())
+    const { artifact } = manifest
+    const config = artifact === undefined ? parseConfig(configBytes, manifest, ref.toString()) : undefined
     // From the bottom up: nothing is stored that refers to something that is not there.
-    const chain = chainIds(config.diffIds).at(-1)
-    await this.#blobs.store(ctx, source, manifest.config, configBytes, {
-      ...distributionSource(ref), ...(chain === undefined ? {} : { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: chain }),
+    const keeps = (snapshot: string | undefined): Record<string, string> => (snapshot === undefined ? {} : { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: snapshot })
+    await this.#blobs.store(ctx, source, manifest.config, configBytes, { ...distributionSource(ref), ...keeps(chainIds(config?.diffIds ?? []).at(-1)) })
+    await this.#blobs.store(ctx, source, manifestDescriptor, manifestBytes, {
+      ...distributionSource(ref), ...this.#manifestLabels(manifest), ...keeps(artifact !== undefined && artifact.problem === undefined ? artifactSnapshot(manifestDescriptor.digest) : undefined),
     })
-    await this.#blobs.store(ctx, source, manifestDescriptor, manifestBytes, { ...distributionSource(ref), ...this.#manifestLabels(manifest) })
     if (inIndex !== undefined) {
       await this.#blobs.store(ctx, source, { ...descriptor, sizeBytes: top.length }, top, { ...distributionSource(ref), 'containerd.io/gc.ref.content.m.0': inIndex.digest })
     }
-    return { descriptor: manifestDescriptor, manifest, config }
+    return { descriptor: manifestDescriptor, manifest, config, id: artifact === undefined ? manifest.config.digest : manifestDescriptor.digest }
   }
 
   #manifestLabels(manifest: Manifest): Record<string, string> {
@@ -196,6 +206,8 @@ export class Puller {
   async #configBytes(ctx: Ctx, source: PullSource, manifest: Manifest): Promise<Buffer> {
     const stored = await this.#stored(ctx, manifest.config)
     if (stored !== undefined) return stored
+    // Not every registry has what everybody knows.
+    if (manifest.config.digest === emptyConfig.digest) return emptyConfig.bytes
     const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, ctx)
     source.served(fetched.host)
     return fetched.bytes
@@ -211,14 +223,38 @@ export class Puller {
     }
   }
 
+  async #fetchBlobs(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, snapshotter: string): Promise<void> {
+    const { config, manifest: { artifact } } = target
+    if (config !== undefined) await this.#fetchLayers(ctx, operation, watchdog, source, { ...target, config }, snapshotter)
+    else if (artifact !== undefined) await this.#fetchFiles(ctx, operation, watchdog, source, target, artifact, snapshotter)
+  }
+
+  /** The blobs of an artifact side by side, then its files from them. */
+  async #fetchFiles(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, artifact: Artifact, snapshotter: string): Promise<void> {
+    const options = { snapshotter, lease: source.lease, syncFs: this.#options.settings.imagePullWithSyncFs }
+    const { digest } = target.descriptor
+    if (artifact.problem === undefined && await this.#unpacker.exists(ctx, artifactSnapshot(digest), options)) return
+    await operation.step('download files', async () => {
+      const queue = this.#downloads(maxWaitingFiles)
+      const blobs = new Map(target.manifest.layers.map((layer) => [layer.digest, layer]))
+      await join<void[]>(ctx.signal, [...blobs.values()].map((layer) => (signal) => queue.add(() => watchdog.watch(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, distributionSource(source.ref))), { signal })))
+    })
+    if (artifact.problem === undefined) await operation.step('unpack files', () => this.#artifacts.unpack(ctx, digest, artifact, options))
+  }
+
+  #downloads(maxWaiting: number): BoundedQueue {
+    const { maxConcurrentDownloads } = this.#options.settings
+    return new BoundedQueue({ name: 'layer downloads', concurrency: maxConcurrentDownloads === 0 ? Infinity : maxConcurrentDownloads, maxWaiting })
+  }
+
   /** Downloads side by side, each layer unpacked as soon as it and its parent are there. Layers whose snapshots exist are not fetched. */
-  async #fetchLayers(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, snapshotter: string): Promise<void> {
+  async #fetchLayers(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target & { readonly config: ConfigDocument }, snapshotter: string): Promise<void> {
     const { settings } = this.#options
     const { layers } = target.manifest
     const { diffIds } = target.config
     const chain = chainIds(diffIds)
     const options = { snapshotter, lease: source.lease, syncFs: settings.imagePullWithSyncFs }
-    const queue = new BoundedQueue({ name: 'layer downloads', concurrency: settings.maxConcurrentDownloads === 0 ? Infinity : settings.maxConcurrentDownloads, maxWaiting: maxWaitingLayers })
+    const queue = this.#downloads(maxWaitingLayers)
     let below = 0
     while (below < chain.length && await this.#unpacker.exists(ctx, chain[below] ?? '', options)) below += 1
     const downloaded = layers.map(() => Promise.withResolvers<void>())
@@ -263,7 +299,7 @@ export class Puller {
   /** The records that make the image one: its name, its digest, its id, as containerd's CRI plugin keeps them. */
   async #record(ctx: Ctx, request: PullRequest, descriptor: Descriptor, target: Target): Promise<string[]> {
     const { ref, pinned } = request
-    const names = [...new Set([`${ref.name}@${descriptor.digest}`, ref.toString(), target.manifest.config.digest])]
+    const names = [...new Set([`${ref.name}@${descriptor.digest}`, ref.toString(), target.id])]
     const labels = { [criLabels.image]: criLabels.imageManaged, ...(pinned ? { [criLabels.pinned]: criLabels.pinnedValue } : {}) }
     const size = isIndex(descriptor.mediaType) ? descriptor.sizeBytes : target.descriptor.sizeBytes
     for (const name of names) await this.#options.containerd.images.createOrUpdate(ctx, { name, target: { media_type: descriptor.mediaType, digest: descriptor.digest, size: String(size) }, labels })

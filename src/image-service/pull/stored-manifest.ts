@@ -1,6 +1,7 @@
 import type { ContentService } from '../../containerd/content.ts'
 import type { ImageRecord } from '../../containerd/images.ts'
 import { notFound } from '../../errors/cri-error.ts'
+import { imageConfigOf } from '../../oci-spec/image-config.ts'
 import type { Ctx } from '../../observability/context.ts'
 import { choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
 
@@ -9,6 +10,7 @@ export const maxDocumentBytes = 8 * 1024 * 1024
 
 export interface StoredImage {
   readonly manifest: Manifest
+  readonly manifestDigest: string
   readonly manifestBytes: number
   readonly config: ConfigDocument
 }
@@ -17,9 +19,15 @@ export interface StoredImage {
 export async function readStoredImage(ctx: Ctx, content: ContentService, record: ImageRecord, platform: Platform): Promise<StoredImage> {
   const { target } = record
   if (target === null) throw notFound(`image ${record.name} has no target`)
-  let bytes = await content.read(ctx, target.digest, maxDocumentBytes)
-  if (isIndex(target.media_type)) bytes = await content.read(ctx, choosePlatform(bytes, platform, record.name).digest, maxDocumentBytes)
+  let manifestDigest = target.digest
+  let bytes = await content.read(ctx, manifestDigest, maxDocumentBytes)
+  if (isIndex(target.media_type)) {
+    manifestDigest = choosePlatform(bytes, platform, record.name).digest
+    bytes = await content.read(ctx, manifestDigest, maxDocumentBytes)
+  }
   const manifest = parseManifest(bytes, record.name)
-  const config = parseConfig(await content.read(ctx, manifest.config.digest, maxDocumentBytes), manifest, record.name)
-  return { manifest, manifestBytes: bytes.length, config }
+  const { artifact } = manifest
+  const config = artifact === undefined ? parseConfig(await content.read(ctx, manifest.config.digest, maxDocumentBytes), manifest, record.name)
+    : { config: imageConfigOf(undefined), diffIds: [], document: { artifactType: artifact.type, files: artifact.files } }
+  return { manifest, manifestDigest, manifestBytes: bytes.length, config }
 }
