@@ -104,9 +104,11 @@ let container = ''
 /** Of the container's first process, in the machine's namespace. */
 let containerPid = ''
 
-async function start(name: string, script: string, resources: { readonly memory_limit_in_bytes?: string } = {}): Promise<string> {
+async function start(
+  name: string, script: string, resources: { readonly memory_limit_in_bytes?: string; readonly cpu_shares?: string } = {}, within = { id: pod, config: sandboxConfig },
+): Promise<string> {
   const config = { metadata: { name, attempt: 0 }, image: { image: busyboxImage }, command: ['sh', '-c', script], log_path: `${name}.log`, linux: { resources } }
-  const { container_id: id } = await cri.runtime.CreateContainer({ pod_sandbox_id: pod, sandbox_config: sandboxConfig, config })
+  const { container_id: id } = await cri.runtime.CreateContainer({ pod_sandbox_id: within.id, sandbox_config: within.config, config })
   await cri.runtime.StartContainer({ container_id: id })
   return id
 }
@@ -196,6 +198,60 @@ test('a node: installed, booted, restarted, upgraded, powered off', async (t: Te
     if (memory !== undefined) assert.equal((await machine.run('cat', `/sys/fs/cgroup/memory${memory}/memory.limit_in_bytes`)).trim(), String(64 << 20))
     const { stats } = await cri.runtime.ContainerStats({ container_id: container })
     assert.ok(Number(stats?.memory?.working_set_bytes?.value) > 0, 'the memory of a container in a scope is measured')
+    await assertUndisturbed()
+  })
+
+  await step('a burstable pod in systemd\'s tree: limits, an update that systemd keeps, an out-of-memory kill whose scope goes, and nothing after the removal', async () => {
+    const uid = randomUUID()
+    const slice = `kubepods-burstable-pod${uid.replaceAll('-', '_')}.slice`
+    const config = {
+      ...sandboxConfig, metadata: { ...sandboxConfig.metadata, name: 'burstable', uid }, hostname: 'burstable', log_directory: '/var/log/pods/burstable',
+      linux: { cgroup_parent: `/kubepods.slice/kubepods-burstable.slice/${slice}` },
+    }
+    const { pod_sandbox_id: id } = await cri.runtime.RunPodSandbox({ config })
+    const within = { id, config }
+    const limited = await start('limited', 'trap "exit 0" TERM; sleep 1000 & wait $!', { memory_limit_in_bytes: String(64 << 20), cpu_shares: '512' }, within)
+    const scope = (of: string): string => `cri-containerd-${of}.scope`
+    const tree = await machine.run('systemd-cgls', '--no-pager', '--full', '/kubepods.slice')
+    const [before = '', below = ''] = tree.split(slice)
+    assert.match(before, /kubepods-burstable\.slice/)
+    for (const each of [id, limited]) assert.ok(below.includes(scope(each)), `${scope(each)} is not below ${slice}:\n${tree}`)
+
+    const kernel = async (of: string, controller: string, file: string): Promise<string> => {
+      const path = new RegExp(`^\\d+:(?:[^:]*,)?${controller}(?:,[^:]*)?:(.*)$`, 'm').exec(await machine.run('cat', `/proc/${await pidOf(of)}/cgroup`))?.[1] ?? ''
+      assert.equal(path, `/kubepods.slice/kubepods-burstable.slice/${slice}/${scope(of)}`, controller)
+      return (await machine.run('cat', `/sys/fs/cgroup/${controller}${path}/${file}`)).trim()
+    }
+    const shown = async (): Promise<readonly (string | undefined)[]> => {
+      const { status } = await cri.runtime.ContainerStatus({ container_id: limited })
+      return [status?.resources?.linux?.cpu_shares, status?.resources?.linux?.memory_limit_in_bytes]
+    }
+    assert.deepEqual([await kernel(limited, 'cpu', 'cpu.shares'), await kernel(limited, 'memory', 'memory.limit_in_bytes')], ['512', String(64 << 20)])
+    await cri.runtime.UpdateContainerResources({ container_id: limited, linux: { cpu_shares: '300', memory_limit_in_bytes: String(96 << 20) } })
+    // systemd writes its own idea of a unit's limits on a reload: it must have been told.
+    await machine.run('systemctl', 'daemon-reload')
+    assert.deepEqual([await kernel(limited, 'cpu', 'cpu.shares'), await kernel(limited, 'memory', 'memory.limit_in_bytes')], ['300', String(96 << 20)])
+    assert.deepEqual(await shown(), ['300', String(96 << 20)])
+    const { stats } = await cri.runtime.ContainerStats({ container_id: limited })
+    assert.ok(Number(stats?.memory?.working_set_bytes?.value) > 0 && Number(stats?.cpu?.usage_core_nano_seconds?.value) > 0)
+
+    const killed = await start('killed', 'exec tail /dev/zero', { memory_limit_in_bytes: String(16 << 20) }, within)
+    const deadline = Date.now() + 60_000
+    let status = (await cri.runtime.ContainerStatus({ container_id: killed })).status
+    while (status?.state !== ContainerState.CONTAINER_EXITED) {
+      assert.ok(Date.now() < deadline, 'the container was not killed')
+      await new Promise((resolve) => { setTimeout(resolve, 50) })
+      status = (await cri.runtime.ContainerStatus({ container_id: killed })).status
+    }
+    assert.deepEqual([status.exit_code, status.reason], [137, 'OOMKilled'])
+    assert.doesNotMatch(await machine.run('systemctl', 'list-units', '--all', '--plain', '--no-legend', scope(killed)), /cri-containerd/)
+    await cri.runtime.StopPodSandbox({ pod_sandbox_id: id })
+    await cri.runtime.RemovePodSandbox({ pod_sandbox_id: id })
+    for (const each of [id, limited, killed]) {
+      assert.doesNotMatch(await machine.run('systemctl', 'list-units', '--all', '--plain', '--no-legend', scope(each)), /cri-containerd/)
+      assert.equal((await machine.run('find', '/sys/fs/cgroup', '-name', scope(each))).trim(), '')
+    }
+    assert.doesNotMatch(await machine.run('systemd-cgls', '--no-pager', '--full', '/'), new RegExp(`${id}|${limited}|${killed}`))
     await assertUndisturbed()
   })
 
