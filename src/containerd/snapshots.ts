@@ -53,8 +53,9 @@ export class SnapshotsService {
     await this.#client.call(ctx, service, 'Update', { snapshotter, info: { name, labels: { [key]: value } }, update_mask: { paths: [`labels.${key}`] } }, `snapshot ${name}`)
   }
 
-  async usage(ctx: Ctx, snapshotter: string, key: string): Promise<SnapshotUsage> {
-    const answer = await this.#client.call(ctx, service, 'Usage', { snapshotter, key }, `snapshot ${key}`)
+  /** Of the snapshot alone, without its parents. containerd walks through an active one. */
+  async usage(ctx: Ctx, snapshotter: string, key: string, options?: CallOptions): Promise<SnapshotUsage> {
+    const answer = await this.#client.call(ctx, service, 'Usage', { snapshotter, key }, `snapshot ${key}`, options)
     return { sizeBytes: BigInt(answer.size), inodes: BigInt(answer.inodes) }
   }
 
