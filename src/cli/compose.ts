@@ -98,7 +98,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const lock = await linux.lockFile(join(shim.root, 'lock'))
   const [io, facts] = await Promise.all([
     IoWorker.start({ log: log.child({ component: 'io' }) }),
-    SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux }),
+    SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux, disableApparmor: settings.disableApparmor, stateDir: shim.state }),
   ])
   const containerd = new Containerd({ address: shim.containerd, metrics })
   const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}` })

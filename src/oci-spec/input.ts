@@ -51,6 +51,8 @@ export interface HostFacts {
   readonly apparmorEnabled: boolean
   /** Names of the AppArmor profiles that the kernel has loaded; left out, nothing is checked. */
   readonly apparmorProfiles?: ReadonlySet<string>
+  /** Why the default profile cannot be loaded although apparmor_parser is there. */
+  readonly apparmorFault?: string | undefined
   /** SELinux is on in the kernel and in the configuration (`enable_selinux`): then every spec needs labels. */
   readonly selinuxEnabled: boolean
   /** Whether this machine is itself inside a user namespace. */

@@ -6,7 +6,8 @@ import { hostDevices } from '../../linux/host-devices.ts'
 import type { Linux, HostFacts as LinuxFacts } from '../../linux/linux.ts'
 import type { Logger } from '../../observability/logger.ts'
 import type { HostFacts } from '../../oci-spec/input.ts'
-import { DEFAULT_APPARMOR_PROFILE } from '../../oci-spec/apparmor.ts'
+import { profileOfAttribute } from '../../oci-spec/apparmor-profile.ts'
+import { ApparmorProfiles } from './apparmor.ts'
 
 const modes = { v1: 'legacy', v2: 'unified', hybrid: 'hybrid' } as const
 const capSysResource = 1n << 24n
@@ -17,6 +18,9 @@ export interface SpecFactsOptions {
   /** Path of containerd's socket. */
   readonly containerdSocket: string
   readonly enableSelinux: boolean
+  readonly disableApparmor: boolean
+  /** A directory that a reboot empties. */
+  readonly stateDir: string
 }
 
 /** What OCI specs are made by: the machine, and what containerd (whose shims run runc) may do on it. */
@@ -25,28 +29,39 @@ export class SpecFacts {
   readonly #machine: LinuxFacts
   #facts: HostFacts
   #searchPath = process.env['PATH'] ?? ''
+  readonly #apparmor: ApparmorProfiles
+  #managerProfile = 'unconfined'
   #told = false
-  #toldApparmor = false
 
   private constructor(options: SpecFactsOptions, machine: LinuxFacts, facts: HostFacts) {
     this.#options = options
     this.#machine = machine
     this.#facts = facts
+    this.#apparmor = new ApparmorProfiles({
+      log: options.log, stateDir: options.stateDir, managerProfile: () => Promise.resolve(this.#managerProfile),
+      // Inside a container (`container` is what tells) the profiles of the node are not ours to load.
+      enabled: machine.apparmorEnabled && !options.disableApparmor && (process.env['container'] ?? '') === '',
+    })
   }
 
   static async probe(options: SpecFactsOptions): Promise<SpecFacts> {
     const machine = await options.linux.probeHost()
     const own = await processPowers('self')
-    return new SpecFacts(options, machine, specFacts(machine, own, options.enableSelinux, await apparmorProfiles(machine.apparmorEnabled)))
+    return new SpecFacts(options, machine, specFacts(machine, own, options.enableSelinux))
   }
 
   get machine(): LinuxFacts {
     return this.#machine
   }
 
-  /** For a spec now. */
+  /** All but the AppArmor profiles and the devices. */
   get facts(): HostFacts {
     return this.#facts
+  }
+
+  /** With the AppArmor profiles that are loaded in this moment, for a spec that is made now. */
+  async current(): Promise<HostFacts> {
+    return { ...this.#facts, ...await this.#apparmor.facts() }
   }
 
   /** The PATH by which containerd's shims find runtimes; this process's own while containerd's is not known. */
@@ -58,7 +73,7 @@ export class SpecFacts {
   async withDevices(): Promise<HostFacts> {
     const devices = await hostDevices()
     return {
-      ...this.#facts,
+      ...await this.current(),
       hostDevices: devices.map((device) => ({
         path: device.path, type: device.type === 'block-device' ? 'b' as const : 'c' as const, major: device.major, minor: device.minor, fileMode: device.mode,
         uid: device.uid, gid: device.gid, permissions: 'rwm',
@@ -75,14 +90,13 @@ export class SpecFacts {
       const process = pid === 0 ? 'self' : String(pid)
       const powers = await processPowers(process)
       this.#searchPath = await searchPathOf(process)
-      this.#facts = specFacts(this.#machine, powers, enableSelinux, await apparmorProfiles(this.#machine.apparmorEnabled))
+      this.#managerProfile = profileOfAttribute(await readFile(`/proc/${process}/attr/current`, 'utf8').catch(() => ''))
+      this.#facts = specFacts(this.#machine, powers, enableSelinux)
     } catch (error) {
       log.warn({ err: error }, `cannot find out what containerd may do, going by this process instead: ${messageOf(error)}`)
     }
-    if (!this.#toldApparmor && this.#machine.apparmorEnabled && !this.#facts.apparmorEnabled) {
-      this.#toldApparmor = true
-      log.warn({ profile: DEFAULT_APPARMOR_PROFILE }, `AppArmor is on and its profile ${DEFAULT_APPARMOR_PROFILE} is not loaded: containers run without AppArmor confinement, and pods that ask for a profile are refused; load it with apparmor_parser and restart cri-shim`)
-    }
+    // Loads the default profile before the first container asks for it.
+    await this.#apparmor.facts()
     if (!this.#told && (this.#facts.effectiveCapabilities & capSysResource) === 0n) {
       this.#told = true
       log.warn({ oomScoreAdj: this.#facts.ownOomScoreAdj }, 'containerd has no CAP_SYS_RESOURCE: no container can get a lower oom_score_adj than containerd has; it is clamped, as restrict_oom_score_adj = true would do')
@@ -122,18 +136,7 @@ async function peerPid(linux: Linux, path: string): Promise<number> {
   }
 }
 
-async function apparmorProfiles(enabled: boolean): Promise<ReadonlySet<string>> {
-  if (!enabled) return new Set()
-  try {
-    const text = await readFile('/sys/kernel/security/apparmor/profiles', 'utf8')
-    return new Set(text.split('\n').filter((line) => line !== '').map((line) => line.replace(/ \([a-z]+\)$/, '')))
-  } catch {
-    // securityfs is not mounted: nobody can say which profiles there are.
-    return new Set()
-  }
-}
-
-function specFacts(machine: LinuxFacts, powers: ProcessPowers, enableSelinux: boolean, profiles: ReadonlySet<string>): HostFacts {
+function specFacts(machine: LinuxFacts, powers: ProcessPowers, enableSelinux: boolean): HostFacts {
   return {
     hostname: hostname(),
     arch: machine.arch,
@@ -147,9 +150,8 @@ function specFacts(machine: LinuxFacts, powers: ProcessPowers, enableSelinux: bo
     capLastCap: machine.capabilities.last,
     ownOomScoreAdj: powers.oomScoreAdj,
     seccompEnabled: machine.seccompAvailable,
-    // Without the default profile in the kernel no container could start under it.
-    apparmorEnabled: machine.apparmorEnabled && profiles.has(DEFAULT_APPARMOR_PROFILE),
-    apparmorProfiles: profiles,
+    apparmorEnabled: false,
+    apparmorProfiles: new Set(),
     selinuxEnabled: enableSelinux && machine.selinuxEnabled,
     hostDevices: [],
   }

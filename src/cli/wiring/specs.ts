@@ -64,7 +64,7 @@ export class SpecWiring {
     const request = userRequest(context, image.config)
     const users = await imageUsers(ctx, image, sandboxRuntime(settings, runtimeHandler).snapshotter)
     return ociSpecAny(sandboxSpec({
-      sandboxId: id, podConfig: config, imageConfig: image.config, imageName: displayName(image), hostFacts: facts.facts,
+      sandboxId: id, podConfig: config, imageConfig: image.config, imageName: displayName(image), hostFacts: await facts.current(),
       user: resolveUser(request, users.passwd, users.group, context?.supplemental_groups ?? [], context?.supplemental_groups_policy ?? 0),
       runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(context),
       netnsPath: netnsPath === '' ? undefined : netnsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
@@ -79,7 +79,7 @@ export class SpecWiring {
     return ociSpecAny(containerSpec({
       containerId: request.id, containerName: config.metadata?.name ?? '', sandboxId: sandbox.id, sandboxPid: sandbox.pid, podConfig: request.sandboxConfig, config,
       imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
-      hostFacts: context?.privileged === true ? await facts.withDevices() : facts.facts, runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
+      hostFacts: context?.privileged === true ? await facts.withDevices() : await facts.current(), runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
       settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
       mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true, request.selinux?.mountLabel ?? ''), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), selinux: request.selinux,
     }))
