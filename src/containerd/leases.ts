@@ -1,5 +1,5 @@
 import { isNotFound } from '../errors/cri-error.ts'
-import type { leases_Lease } from '../generated/containerd.ts'
+import type { leases_Lease, leases_Resource } from '../generated/containerd.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { ContainerdClient } from './client.ts'
 
@@ -30,6 +30,16 @@ export class LeasesService {
 
   async list(ctx: Ctx, filters: readonly string[] = []): Promise<leases_Lease[]> {
     return (await this.#client.call(ctx, service, 'List', { filters }, 'leases')).leases
+  }
+
+  /** What is under a lease; nothing when there is no such lease. */
+  async resources(ctx: Ctx, id: string): Promise<leases_Resource[]> {
+    try {
+      return (await this.#client.call(ctx, service, 'ListResources', { id }, `lease ${id}`)).resources
+    } catch (error) {
+      if (isNotFound(error)) return []
+      throw error
+    }
   }
 
   /** Puts something that exists already under the lease. `type` is `content`, `snapshots/overlayfs`, … */

@@ -5,6 +5,7 @@ import { pluginDirs } from '../state/plugin-files.ts'
 import type { Sandbox } from '../state/records.ts'
 import type { SandboxDeps } from './deps.ts'
 import { cniPod } from './network.ts'
+import { removePluginImageMounts } from './plugin-image-mounts.ts'
 
 /**
  * Ends the pause process and takes the network down, side by side: the process needs no network to die. Idempotent. When the network
@@ -41,6 +42,8 @@ export async function takeNetworkDown(deps: SandboxDeps, signal: AbortSignal, me
 /** Deletes everything that a stopped sandbox left: container record, snapshot, files. Idempotent. */
 export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<Sandbox, 'id'>): Promise<void> {
   const { id } = sandbox
+  // There after a start that was cut off.
+  await deps.host.deleteUserNamespace(deps.layout.sandboxUserns(id))
   const [record] = await Promise.all([deps.containerd.containers.get(ctx, id), deps.teardown.destroy(ctx, id), deps.host.unmount(deps.layout.sandboxShm(id))])
   await Promise.all([
     // The snapshot is where the record says, whatever is configured by now. It goes first: while the record is there, a failure in between is found again.
@@ -49,7 +52,9 @@ export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<S
   ])
   // What containerd's own CRI plugin kept of it, if that made it.
   const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
-  for (const dir of pluginDirs(mounts, id)) {
+  const dirs = pluginDirs(mounts, id)
+  if (dirs.length > 0) await removePluginImageMounts(deps, ctx, id)
+  for (const dir of dirs) {
     await deps.host.unmount(join(dir, 'sandboxes', id, 'shm'))
     await deps.host.removeTree(join(dir, 'sandboxes', id))
   }
