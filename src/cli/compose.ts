@@ -74,6 +74,7 @@ import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
 import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
 import { runtimeHandlers } from './wiring/runtime-handlers.ts'
+import { ResourceClasses } from './wiring/resource-classes.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
 import { readSelinuxPolicy, reportSelinux, Selinux } from './wiring/selinux.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
@@ -138,6 +139,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const specs = new SpecWiring({
     selinux,
     settings, facts, layout, imageUsers, features, userNamespaces, exists: (path) => access(path).then(() => true, () => false),
+    classes: new ResourceClasses({ settings, log, statPath: (path) => linux.statPath(path) }),
     cdi: settings.enableCdi ? new CdiSpecifications({ dirs: settings.cdiSpecDirs, log, lstat: (path) => linux.statPath(path, { followSymlinks: false }) }) : undefined,
   })
   const runtime = (handler: string): ReturnType<typeof sandboxRuntime> => sandboxRuntime(settings, handler)
@@ -160,7 +162,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     sandboxSpec: specs.sandbox, labels: mergedLabels, selinux,
   }
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
-  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
+  const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, features: (handler) => features.of(handler), containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
   const unpacker = new ImageUnpacker({ containerd, platform, withMounts: host.withMounts })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))

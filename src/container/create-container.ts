@@ -20,8 +20,10 @@ import type { ContainerDeps } from './deps.ts'
 import type { UserDatabase } from './image-users.ts'
 import { imageBindMount, type ImageVolume, imageVolumeLabels, mountImageVolumes, removeContainerState, removeImageViews } from './image-volumes.ts'
 import { containerLogPath } from './log-path.ts'
-import { imageVolumes, resolveDevices, resolveMounts } from './mounts.ts'
+import { resolveDevices } from './devices.ts'
+import { imageVolumes, resolveMounts } from './mounts.ts'
 import { statusPath } from './status.ts'
+import { idmappedPath, mapHere, mappingsOf, usernsOf } from './user-namespace.ts'
 
 export interface CreateContainerInput {
   readonly id: string
@@ -53,6 +55,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   const logPath = containerLogPath(input.sandboxConfig.log_directory, config.log_path)
   const security = config.linux?.security_context ?? null
   const request = userRequest(security, image.config)
+  const userns = security?.namespace_options?.userns_options
   const volumes = deps.settings.ignoreImageDefinedVolumes ? [] : imageVolumes(image.config.Volumes, config.mounts, dir)
 
   operation.onUndo('remove container directory', () => host.removeTree(dir))
@@ -73,10 +76,17 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
   const mountLabel = selinux?.mountLabel ?? ''
   const relabelled = mountLabel === '' ? [] : mounts.filter(({ relabel }) => relabel === true)
   if (relabelled.length > 0) await operation.step('relabel volumes', () => Promise.all(relabelled.map(({ hostPath }) => deps.selinux.relabel(hostPath, mountLabel))))
+  const mappings = mappingsOf(config)
+  const all: ResolvedMount[] = [...mounts, ...volumes.map((volume) => ({
+    origin: 'host' as const, containerPath: volume.containerPath, hostPath: volume.hostPath, readonly: false,
+    ...(mappings === undefined ? {} : { uidMappings: userns?.uids ?? [], gidMappings: userns?.gids ?? [] }),
+  }))]
+  const runtimeMaps = mappings === undefined || (await deps.features(sandbox.metadata.runtimeHandler)).idmapMounts
+  const { mounts: bound, idmapped } = runtimeMaps ? { mounts: all, idmapped: [] } : mapHere(all, mappings, layout.containerIdmapDir(id))
+  if (idmapped.length > 0) await operation.step('note id-mapped volumes', () => writeJson(idmappedPath(layout, id), idmapped))
   const spec = await operation.step('make spec', () => deps.containerSpec({
     id, name: input.name, sandbox, sandboxConfig: input.sandboxConfig, config, image, imageName: displayName(image), user, devices,
-    mounts: [...mounts, ...volumes.map((volume) => ({ origin: 'host' as const, containerPath: volume.containerPath, hostPath: volume.hostPath, readonly: false }))],
-    targetPid: input.targetPid, selinux,
+    mounts: bound, targetPid: input.targetPid, selinux,
   }))
   const metadata: ContainerMetadata = {
     id, name: input.name, sandboxId: sandbox.id, config, imageRef: image.id, logPath: logPath ?? '', stopSignal: input.stopSignal, processLabel: selinux?.recorded ?? '',
@@ -117,7 +127,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
       extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
     }))
     const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
-    if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, id, runtime.snapshotter, input.imageVolumes))
+    if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, id, runtime.snapshotter, input.imageVolumes, mappings === undefined ? undefined : usernsOf(sandbox)))
     if (volumes.length > 0) {
       await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
         for (const volume of volumes) {

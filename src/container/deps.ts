@@ -5,8 +5,10 @@ import type { Any, Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
+import type { IdmappedRequest } from '../linux/idmapped-rootfs.ts'
 import type { FileStat } from '../linux/linux.ts'
 import type { ResolvedDevice, ResolvedMount, ResolvedUser, SelinuxLabels } from '../oci-spec/input.ts'
+import type { RuntimeFeatures } from '../oci-spec/runtime-features.ts'
 import type { SelinuxLabeler } from '../oci-spec/selinux.ts'
 import type { OciAny } from '../oci-spec/json.ts'
 import type { OciSpec } from '../oci-spec/types.ts'
@@ -25,6 +27,8 @@ export interface ContainerHost {
   /** The path with every symlink followed. NOT_FOUND when it does not exist. */
   resolvePath(path: string): Promise<string>
   statPath(path: string): Promise<FileStat | undefined>
+  /** Every device node in a directory and below. */
+  devicesIn(dir: string): Promise<readonly (FileStat & { readonly path: string })[]>
   mkdirAll(path: string, mode: number): Promise<void>
   /** A directory of our own with FIFOs in it, made at once. */
   makeFifos(dir: string, paths: readonly string[]): void
@@ -35,6 +39,8 @@ export interface ContainerHost {
   unmount(path: string): Promise<void>
   /** Mounts what containerd's snapshotter gave, runs `work` on it and unmounts again, whatever happens. */
   withMounts<T>(mounts: readonly Mount[], work: (dir: string) => Promise<T>): Promise<T>
+  /** Runs `work` with a root file system and volumes as the user namespace of the file `userns` has to see them. */
+  withIdmapped<T>(request: IdmappedRequest<Mount>, work: (rootfs: Mount[]) => Promise<T>): Promise<T>
   /** A regular file below `root`, symlinks resolved inside it. Undefined when it is missing; INVALID_ARGUMENT when it is larger or no regular file. */
   readInRoot(root: string, path: string, maxBytes: number): Promise<Buffer | undefined>
   /** Copies the directory `path` below `root` with owners and modes into `target`; nothing when the image has no such directory. */
@@ -53,6 +59,8 @@ export interface ContainerRuntime {
   readonly path: string
   readonly options: Init<Any> | undefined
   readonly snapshotter: string
+  /** The options of a task whose stdio belongs to somebody else than root. */
+  readonly optionsFor: (owner: { readonly uid: number; readonly gid: number }) => Init<Any> | undefined
 }
 
 /** Everything that the OCI spec of a container is made from. */
@@ -90,6 +98,8 @@ export interface ContainerDeps {
   readonly containers: Store<Container>
   readonly settings: ContainerSettings
   readonly runtime: (handler: string) => ContainerRuntime
+  /** What the runtime of a handler can do. */
+  readonly features: (handler: string) => Promise<RuntimeFeatures>
   /** Pure, but for reading a Localhost seccomp profile. */
   readonly containerSpec: (request: ContainerSpecRequest) => Promise<OciAny>
   /** A container's spec with other resources. Throws INVALID_ARGUMENT or FAILED_PRECONDITION for what cannot be. */

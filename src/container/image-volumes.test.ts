@@ -48,7 +48,7 @@ describe('an image mount', () => {
       layout: new Layout('/root', '/state'),
       containerd: { snapshots: { remove: async () => undefined, view: async () => [] } },
       host: {
-        unmount: async () => undefined, removeTree: async () => undefined,
+        unmount: async () => undefined, removeTree: async () => undefined, withIdmapped: async () => { throw new TypeError('the pod has no user namespace') },
         mountImage: async (_: unknown, dir: string) => {
           if (dir.endsWith('/0')) throw notFound('sub path "x" of the image does not exist')
           await new Promise((resolve) => { setImmediate(resolve) })

@@ -4,6 +4,7 @@ import { join } from '../concurrency/join.ts'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { SnapshotsService } from '../containerd/snapshots.ts'
 import { CriError, errnoOf, invalidArgument } from '../errors/cri-error.ts'
+import type { Mount as SnapshotMount } from '../generated/containerd.ts'
 import { type Mount, MountPropagation } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ResolvedMount } from '../oci-spec/input.ts'
@@ -70,18 +71,21 @@ export function imageVolumeLabels(id: string, snapshotter: string, volumes: read
 
 interface Deps {
   readonly containerd: { readonly snapshots: Pick<SnapshotsService, 'view' | 'remove'> }
-  readonly host: Pick<ContainerHost, 'mountImage' | 'unmount' | 'removeTree'>
+  readonly host: Pick<ContainerHost, 'mountImage' | 'unmount' | 'removeTree' | 'withIdmapped'>
   readonly layout: Layout
 }
 
-/** Mounts the images. The container's record must be there, with the labels that keep the views. What was made before a failure is the caller's to take back. */
-export async function mountImageVolumes(deps: Deps, ctx: Ctx, id: string, snapshotter: string, volumes: readonly ImageVolume[]): Promise<void> {
+/** Mounts the images, for a pod with a user namespace with their ids mapped. The container's record must be there, with the labels that keep the views. What was made before a failure is the caller's to take back. */
+export async function mountImageVolumes(deps: Deps, ctx: Ctx, id: string, snapshotter: string, volumes: readonly ImageVolume[], userns?: string): Promise<void> {
   await join(ctx.signal, volumes.map(({ index, mount, image }) => async (signal: AbortSignal) => {
     const branch = withSignal(ctx, signal)
     try {
       const mounts = await deps.containerd.snapshots.view(branch, snapshotter, viewKey(id, index), image.chainId)
       signal.throwIfAborted()
-      await deps.host.mountImage(mounts, joinPath(deps.layout.containerImageVolumesDir(id), String(index)), mount.image_sub_path, branch.signal)
+      const dir = joinPath(deps.layout.containerImageVolumesDir(id), String(index))
+      const mountOn = (layers: readonly SnapshotMount[]): Promise<void> => deps.host.mountImage(layers, dir, mount.image_sub_path, branch.signal)
+      if (userns === undefined) await mountOn(mounts)
+      else await deps.host.withIdmapped({ rootfs: mounts, volumes: [], dir: joinPath(deps.layout.containerIdmapDir(id), `image-${index}`), userns }, mountOn)
     } catch (error) {
       if (signal.aborted) throw error
       throw imageVolumeError(mount, error)

@@ -7,11 +7,13 @@ import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import type { Mount } from '../generated/containerd.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
-import type { Container, ContainerStatus } from '../state/records.ts'
+import { hostIds } from '../oci-spec/user-namespace.ts'
+import type { Container, ContainerStatus, Sandbox } from '../state/records.ts'
 import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
 import type { ContainerDeps } from './deps.ts'
 import { fifoPaths, makeFifos } from './fifos.ts'
 import { saveEnd, saveStatus, statusPath } from './status.ts'
+import { mappingsOf, readIdmapped, usernsOf } from './user-namespace.ts'
 
 /** containerd gives itself twice five seconds for undoing a start whose client is gone. */
 const containerdCleanUpMs = 15_000
@@ -25,17 +27,17 @@ export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 
 
 /**
  * Starts a created container: FIFOs, log, task. Whoever handles its exit waits until this is over, so that a process that ends at once is
- * seen running first. A container that cannot be started has ended: its status says why. `checkPod` throws when the pod is not ready; it is asked
+ * seen running first. A container that cannot be started has ended: its status says why. `readyPod` throws when the pod is not ready; it is asked
  * in the very moment in which the start becomes visible to whoever stops the pod.
  */
-export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string, checkPod: () => void): Promise<void> {
+export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, readyPod: () => Sandbox): Promise<void> {
   const { id } = container
   await deps.teardown.exclusive(id, async () => {
-    checkPod()
+    const pod = readyPod()
     const now = deps.containers.update(id, (record) => (mayStart(record) ? { ...record, starting: true } : record))
     if (now === undefined || !now.starting) throw failedPrecondition(notStartable(now ?? container), { reason: 'WrongState' })
     try {
-      await run(deps, ctx, operation, now, handler)
+      await run(deps, ctx, operation, now, pod)
     } catch (error) {
       await failed(deps, withSignal(ctx, AbortSignal.timeout(120_000)), operation, now, error)
       throw CriError.from(error, `container ${id} cannot be started`)
@@ -54,10 +56,10 @@ function notStartable(container: Container): string {
   return `container ${id} is ${status.state}: only a created container can be started, and only once; create a new one`
 }
 
-async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, handler: string): Promise<void> {
+async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, pod: Sandbox): Promise<void> {
   const { id, metadata } = container
   const { containerd, layout } = deps
-  const runtime = deps.runtime(handler)
+  const runtime = deps.runtime(pod.metadata.runtimeHandler)
   const io = layout.containerIoDir(id)
   const { tty, stdin } = metadata.config
   const fifos = fifoPaths(io, id, { tty, stdin })
@@ -75,9 +77,14 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
     }),
   ])
   operation.onUndo('destroy task', (signal) => deps.teardown.destroyHeld(withSignal(ctx, signal), id))
-  const pid = await operation.step('create task', () => whenCleanedUp(ctx, () => containerd.tasks.create(ctx, {
-    containerId: id, rootfs: mounts, ...fifos, terminal: tty, options: runtime.options, runtimePath: runtime.path,
-  })))
+  const mappings = mappingsOf(metadata.config)
+  const createTask = (rootfs: readonly Mount[]): Promise<number> => whenCleanedUp(ctx, () => containerd.tasks.create(ctx, {
+    containerId: id, rootfs, ...fifos, terminal: tty, runtimePath: runtime.path,
+    // The program may open its output anew (/dev/stdout), which only who owns it can.
+    options: mappings === undefined ? runtime.options : runtime.optionsFor(hostIds(mappings, container.user ?? { uid: 0, gid: 0 })),
+  }))
+  const pid = await operation.step('create task', async () => (mappings === undefined ? createTask(mounts)
+    : deps.host.withIdmapped({ rootfs: mounts, volumes: await readIdmapped(layout, id), dir: layout.containerIdmapDir(id), userns: usernsOf(pod) }, createTask)))
   deps.stdin.made(id)
   // The cgroup is asked for while the process is sure to be there. Written down at once: a restart of this service knows by it that the
   // process may have run, and whether it was killed for lack of memory.

@@ -17,7 +17,7 @@ import { linuxResources } from './resources.ts'
 import { seccompProfile, seccompRequest } from './seccomp.ts'
 import { requireLabels } from './selinux.ts'
 import type { OciLinux, OciProcess, OciSpec } from './types.ts'
-import { requireSameUserNamespace, userNamespaceMappings } from './user-namespace.ts'
+import { requireMapped, requireSameUserNamespace, userNamespaceMappings } from './user-namespace.ts'
 
 /**
  * The OCI runtime spec of a container (CreateContainer). Throws INVALID_ARGUMENT for a request that contradicts itself or its pod, and
@@ -73,6 +73,7 @@ function requireSupported(input: ContainerSpecInput): void {
   const cdi = requestedCdiDevices(config)
   if (cdi.length > 0 && input.cdi === undefined) throw failedPrecondition(`CDI devices were asked for (${cdi.join(', ')}), but this node injects none: enable_cdi = false in the configuration`)
   requireSameUserNamespace(userNamespaceMappings(podNamespaces(input)?.userns_options), userNamespace(input))
+  requireMapped(userNamespace(input), input.user)
   requireLabels(securityContext(input)?.selinux_options ?? null, input.selinux, input.hostFacts)
   if (input.sandboxPid <= 0) throw failedPrecondition(`the container's pod ${input.sandboxId} has no running process: its namespaces are gone`)
 }
@@ -144,10 +145,12 @@ function containerLinux(input: ContainerSpecInput, base: OciSpec, capabilities: 
     resources: {
       ...baseLinux.resources,
       ...(resources === null || settings.disableCgroup ? {} : linuxResources(resources, hostFacts, settings, baseLinux.resources)),
+      ...(input.blockIO === undefined || settings.disableCgroup ? {} : { blockIO: input.blockIO }),
       devices: allAllowed ? [{ allow: true, access: 'rwm' }] : [...baseRules, ...rules],
     },
     ...(settings.disableCgroup ? {}
       : { cgroupsPath: cgroupsPath({ cgroupParent: podConfig.linux?.cgroup_parent ?? '', systemdCgroup: runtime.systemdCgroup, id: input.containerId }) }),
+    ...(input.rdtClass === undefined ? {} : { intelRdt: { closID: input.rdtClass } }),
     ...(seccomp === undefined ? {} : { seccomp }),
     ...kernelPaths(input, baseLinux),
     ...(mountLabel === '' ? {} : { mountLabel }),

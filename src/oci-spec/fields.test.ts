@@ -267,6 +267,9 @@ run({
       [{ mode: NamespaceMode.NODE, uids: MAPPING.uids }, /mode NODE goes without/], [{ mode: NamespaceMode.POD }, /exactly one uid mapping/],
       [{ ...MAPPING, gids: [...MAPPING.gids, ...MAPPING.gids] }, /exactly one gid mapping/], [{ mode: NamespaceMode.CONTAINER }, /mode 1 is not supported/],
       [{ ...MAPPING, uids: [{ host_id: 1, container_id: 0, length: 0 }] }, /length 0/], [{ ...MAPPING, uids: [{ host_id: 4294967295, container_id: 0, length: 2 }] }, /beyond the largest uid/],
+      [{ ...MAPPING, uids: [{ host_id: 1, container_id: 1, length: 65536 }] }, /uid 0 of the container must be mapped/],
+      [{ ...MAPPING, uids: [{ host_id: 1, container_id: 0, length: 65537 }] }, /length 65537 and the gid mapping 65536/],
+      [{ mode: NamespaceMode.POD, uids: [{ host_id: 1, container_id: 0, length: 65535 }], gids: [{ host_id: 1, container_id: 0, length: 65535 }] }, /uid 65535 does not exist in the pod's user namespace, which has 0 to 65534/],
     ]
     for (const [options, message] of refusals) assert.throws(() => types({ userns_options: options }), refusal(Code.INVALID_ARGUMENT, message))
     assert.deepEqual(types({ userns_options: { mode: NamespaceMode.NODE } }), ['pid', 'ipc', 'uts', 'mount', 'network'])

@@ -13,7 +13,7 @@ import { seccompProfile, seccompRequest } from './seccomp.ts'
 import { requireLabels } from './selinux.ts'
 import { podSysctls } from './sysctls.ts'
 import type { OciLinux, OciMount, OciNamespace, OciProcess, OciSpec } from './types.ts'
-import { type UserNamespaceMappings, userNamespaceMappings } from './user-namespace.ts'
+import { requireMapped, type UserNamespaceMappings, userNamespaceMappings } from './user-namespace.ts'
 
 /** Among the last that the kernel kills: with the pause process its pod's namespaces would go. */
 const SANDBOX_OOM_SCORE_ADJ = -998
@@ -33,6 +33,7 @@ export function sandboxSpec(input: SandboxSpecInput): OciSpec {
   requireSupported(input, hostNetwork)
   const base = defaultSpec()
   const mappings = userNamespaceMappings(namespaces?.userns_options)
+  requireMapped(mappings, input.user)
   const process = sandboxProcess(input, base)
   return {
     ...base,

@@ -1,5 +1,7 @@
 import { invalidArgument } from '../errors/cri-error.ts'
 import { type IDMapping, NamespaceMode, type UserNamespace } from '../generated/cri.ts'
+import type { IdRange } from '../linux/linux.ts'
+import type { ResolvedUser } from './input.ts'
 import type { OciIdMapping } from './types.ts'
 
 export interface UserNamespaceMappings {
@@ -16,7 +18,32 @@ export function userNamespaceMappings(options: UserNamespace | null | undefined)
     return undefined
   }
   if (options.mode !== NamespaceMode.POD) throw invalidArgument(`user namespace: mode ${options.mode} is not supported: only POD and NODE are`)
-  return { uids: mapping(options.uids, 'uid'), gids: mapping(options.gids, 'gid') }
+  const [uids, gids] = [mapping(options.uids, 'uid'), mapping(options.gids, 'gid')]
+  if (uids[0]?.size !== gids[0]?.size) throw invalidArgument(`user namespace: the uid mapping has length ${uids[0]?.size} and the gid mapping ${gids[0]?.size}: they must be the same`)
+  return { uids, gids }
+}
+
+/** The mappings as src/linux takes them. */
+export function idRanges({ uids, gids }: UserNamespaceMappings): { readonly uids: IdRange[]; readonly gids: IdRange[] } {
+  const ranges = (mappings: readonly OciIdMapping[]): IdRange[] => mappings.map(({ containerID, hostID, size }) => ({ containerId: containerID, hostId: hostID, size }))
+  return { uids: ranges(uids), gids: ranges(gids) }
+}
+
+/** Who a user of the namespace is on the node. INVALID_ARGUMENT for one that is not mapped. */
+export function hostIds(mappings: UserNamespaceMappings, user: { readonly uid: number; readonly gid: number }): { readonly uid: number; readonly gid: number } {
+  return { uid: hostId(mappings.uids, user.uid, 'uid'), gid: hostId(mappings.gids, user.gid, 'gid') }
+}
+
+/** Throws INVALID_ARGUMENT unless every id of a process exists in the namespace. */
+export function requireMapped(mappings: UserNamespaceMappings | undefined, { uid, gid, additionalGids }: ResolvedUser): void {
+  if (mappings === undefined) return
+  for (const group of [gid, ...additionalGids]) hostIds(mappings, { uid, gid: group })
+}
+
+function hostId(mappings: readonly OciIdMapping[], id: number, kind: string): number {
+  for (const { containerID, hostID, size } of mappings) if (id >= containerID && id < containerID + size) return hostID + id - containerID
+  const range = mappings.map(({ containerID, size }) => `${containerID} to ${containerID + size - 1}`).join(', ')
+  throw invalidArgument(`${kind} ${id} does not exist in the pod's user namespace, which has ${range}: run as another user, or give the pod more ids`)
 }
 
 /** Throws INVALID_ARGUMENT unless a container's user namespace is that of its pod. */
@@ -36,10 +63,11 @@ export function idMappings(mappings: readonly IDMapping[]): OciIdMapping[] {
 }
 
 function mapping(mappings: readonly IDMapping[], kind: string): OciIdMapping[] {
-  // One line each: that is all that a remapped snapshot can express.
+  // As containerd and the kubelet agree on: one line each.
   if (mappings.length !== 1) throw invalidArgument(`user namespace: exactly one ${kind} mapping is supported, not ${mappings.length}`)
   const result = idMappings(mappings)
   for (const { containerID, hostID, size } of result) {
+    if (containerID !== 0) throw invalidArgument(`user namespace: the ${kind} mapping begins at ${containerID}: ${kind} 0 of the container must be mapped`)
     if (size < 1) throw invalidArgument(`user namespace: the ${kind} mapping has length ${size}: it must be at least 1`)
     if (hostID + size > 2 ** 32 || containerID + size > 2 ** 32) throw invalidArgument(`user namespace: the ${kind} mapping goes beyond the largest ${kind}`)
   }

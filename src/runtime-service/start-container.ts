@@ -19,7 +19,7 @@ export async function startContainer(deps: Deps, ctx: Ctx, request: StartContain
       if (sandbox?.state !== 'ready') throw failedPrecondition(`container ${container.id} cannot be started: its pod sandbox ${sandboxId} is not ready`, { reason: 'SandboxNotReady' })
       return sandbox
     }
-    await start(deps.container, ctx, deps.operation('StartContainer'), container, readySandbox().metadata.runtimeHandler, () => void readySandbox())
+    await start(deps.container, ctx, deps.operation('StartContainer'), container, readySandbox)
   }, ctx.signal)
   return {}
 }

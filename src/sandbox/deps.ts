@@ -1,9 +1,11 @@
 import type { CniPod, PodNetwork } from '../cni/types.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import type { TaskTeardown } from '../containerd/task-teardown.ts'
-import type { Any } from '../generated/containerd.ts'
+import type { Any, Mount } from '../generated/containerd.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
+import type { IdmappedRequest } from '../linux/idmapped-rootfs.ts'
+import type { UserNamespaceRequest } from '../linux/linux.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { SelinuxLabels } from '../oci-spec/input.ts'
 import type { SelinuxLabeler } from '../oci-spec/selinux.ts'
@@ -15,9 +17,21 @@ import type { Store } from '../state/store.ts'
 export interface SandboxHost {
   createNetns(path: string, options?: { readonly sysctls?: Readonly<Record<string, string>> }): Promise<void>
   deleteNetns(path: string): Promise<void>
-  mountShm(path: string, sizeBytes: bigint): Promise<void>
+  /** A user namespace mounted on `path`, and with `netns` a network namespace of its own. */
+  createUserNamespace(path: string, request: UserNamespaceRequest): Promise<void>
+  deleteUserNamespace(path: string): Promise<void>
+  /** A tmpfs whose root directory belongs to `owner`; to root when that is undefined. */
+  mountShm(path: string, sizeBytes: bigint, owner: Owner | undefined): Promise<void>
+  /** Runs `work` with a root file system as the user namespace of the file `userns` has to see it. */
+  withIdmapped<T>(request: IdmappedRequest<Mount>, work: (rootfs: Mount[]) => Promise<T>): Promise<T>
   unmount(path: string): Promise<void>
   removeTree(path: string): Promise<void>
+}
+
+/** Ids of the node. */
+export interface Owner {
+  readonly uid: number
+  readonly gid: number
 }
 
 /** The pod network as one runtime handler configures it. */
@@ -36,6 +50,8 @@ export interface SandboxRuntime {
   readonly path: string
   readonly options: Init<Any> | undefined
   readonly snapshotter: string
+  /** The options of a task whose stdio belongs to somebody else than root. */
+  readonly optionsFor: (owner: Owner) => Init<Any> | undefined
 }
 
 export interface SandboxDeps {
@@ -50,7 +66,7 @@ export interface SandboxDeps {
   readonly runtime: (handler: string) => SandboxRuntime
   readonly networks: (handler: string) => PodNetworks
   /** The OCI spec of the pause container. */
-  readonly sandboxSpec: (ctx: Ctx, input: { readonly id: string; readonly config: PodSandboxConfig; readonly netnsPath: string; readonly image: Image; readonly runtimeHandler: string; readonly selinux: SelinuxLabels | undefined }) => Promise<Init<Any>>
+  readonly sandboxSpec: (ctx: Ctx, input: { readonly id: string; readonly config: PodSandboxConfig; readonly netnsPath: string; readonly usernsPath: string | undefined; readonly image: Image; readonly runtimeHandler: string; readonly selinux: SelinuxLabels | undefined }) => Promise<Init<Any>>
   readonly selinux: SelinuxLabeler
   /** Labels of the image that containerd may see, the pod's on top. */
   readonly labels: (image: Image, labels: Readonly<Record<string, string>>) => Record<string, string>

@@ -1,9 +1,10 @@
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { hostname as nodeHostname } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../errors/cri-error.ts'
 import { type DNSConfig, NamespaceMode, type PodSandboxConfig } from '../generated/cri.ts'
 import type { Layout } from '../state/status-file.ts'
+import type { Owner } from './deps.ts'
 
 /** The pod's files that its containers see as /etc/hostname, /etc/hosts and /etc/resolv.conf. */
 export interface SandboxFiles {
@@ -41,16 +42,16 @@ export function podHostname(config: PodSandboxConfig): string {
   return usesHostNetwork(config) ? nodeHostname() : ''
 }
 
-/** Writes the pod's files. Without DNSConfig the node's resolv.conf is what the pod gets. */
-export async function writeSandboxFiles(layout: Layout, id: string, config: PodSandboxConfig): Promise<void> {
+/** Writes the pod's files. Without DNSConfig the node's resolv.conf is what the pod gets. They belong to `owner`, else to root. */
+export async function writeSandboxFiles(layout: Layout, id: string, config: PodSandboxConfig, owner?: Owner): Promise<void> {
   const files = sandboxFiles(layout, id)
   await mkdir(layout.sandboxDir(id), { recursive: true, mode: 0o755 })
   const hostname = config.hostname === '' ? nodeHostname() : config.hostname
   const dns = config.dns_config
   await Promise.all([
-    writeReadable(files.hostname, `${hostname}\n`),
-    ofNode('/etc/hosts').then((text) => writeReadable(files.hosts, text)),
-    (dns === null ? ofNode('/etc/resolv.conf') : Promise.resolve(resolvConf(dns))).then((text) => writeReadable(files.resolvConf, text)),
+    writeReadable(files.hostname, `${hostname}\n`, owner),
+    ofNode('/etc/hosts').then((text) => writeReadable(files.hosts, text, owner)),
+    (dns === null ? ofNode('/etc/resolv.conf') : Promise.resolve(resolvConf(dns))).then((text) => writeReadable(files.resolvConf, text, owner)),
   ])
 }
 
@@ -65,8 +66,9 @@ async function ofNode(path: string): Promise<string> {
 }
 
 /** For every user of a container, whatever umask the service was started with. */
-async function writeReadable(path: string, text: string): Promise<void> {
+async function writeReadable(path: string, text: string, owner: Owner | undefined): Promise<void> {
   await writeFile(path, text)
+  if (owner !== undefined) await chown(path, owner.uid, owner.gid)
   await chmod(path, 0o644)
 }
 

@@ -35,7 +35,7 @@ it('gives the runtime a root file system only when the pod\'s files and /dev/shm
     tasks: { create: async () => note('create task', 42), start: async () => note('start task', 42) },
   } as unknown as Containerd
   const host = {
-    createNetns: async () => undefined, deleteNetns: async () => undefined, unmount: async () => undefined, removeTree: async () => undefined,
+    createNetns: async () => undefined, deleteNetns: async () => undefined, createUserNamespace: async () => undefined, deleteUserNamespace: async () => undefined, withIdmapped: async () => { throw new TypeError('the pod has no user namespace') }, unmount: async () => undefined, removeTree: async () => undefined,
     // Slower than everything that it runs beside.
     mountShm: async () => {
       await prepared.promise
@@ -46,8 +46,8 @@ it('gives the runtime a root file system only when the pod\'s files and /dev/shm
   try {
     const sandbox = await startSandbox({
       containerd, host, teardown: new TaskTeardown(containerd.tasks, new KeyedMutex()), layout: new Layout(join(dir, 'root'), join(dir, 'state')), sandboxes: new Store<Sandbox>('pod sandbox'),
-      netnsDir: dir, runtime: (handler) => ({ handler, type: 'runc', path: '', options: undefined, snapshotter: 'overlayfs' }),
-      networks: () => ({ add: async () => ({ ips: ['10.0.0.1'], asGoCniResult: {} }) as never, del: async () => undefined }), sandboxSpec: async () => ({}), labels: () => ({}),
+      netnsDir: dir, runtime: (handler) => ({ handler, type: 'runc', path: '', options: undefined, snapshotter: 'overlayfs', optionsFor: () => undefined }),
+      networks: () => ({ add: async () => ({ ips: ['10.0.0.1'], asGoCniResult: {} }) as never, del: async () => undefined }), sandboxSpec: async () => ({}), labels: () => ({}), selinux: { labels: () => undefined, release: () => undefined, relabel: async () => undefined },
     }, backgroundCtx(createLogger('fatal'), 'test'), new Operation('RunPodSandbox'), {
       id: 'a'.repeat(64), name: 'pod', netnsPath: join(dir, 'netns'), runtimeHandler: '', image: { id: 'sha256:1', references: [], chainId: '' } as unknown as Image,
       config: fromGoJson('runtime.v1.PodSandboxConfig', { metadata: { name: 'pod', uid: 'uid', namespace: 'default' } }),

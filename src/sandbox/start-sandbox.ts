@@ -3,8 +3,10 @@ import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
+import type { Mount } from '../generated/containerd.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
+import { hostIds, idRanges, userNamespaceMappings } from '../oci-spec/user-namespace.ts'
 import { encodeSandboxMetadata, labels, sandboxExtension, type SandboxMetadata } from '../state/metadata.ts'
 import { displayName } from '../state/image-names.ts'
 import type { Image, Sandbox } from '../state/records.ts'
@@ -41,7 +43,10 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
   const metadata: SandboxMetadata = {
     id, name: request.name, config, netnsPath, ips: [], runtimeHandler: request.runtimeHandler, cniResult: undefined, processLabel: selinux?.recorded ?? '',
   }
-  const spec = await operation.step('make spec', () => deps.sandboxSpec(ctx, { id, config, netnsPath, image, runtimeHandler: request.runtimeHandler, selinux }))
+  const mappings = userNamespaceMappings(config.linux?.security_context?.namespace_options?.userns_options)
+  const userns = layout.sandboxUserns(id)
+  const owner = mappings === undefined ? undefined : hostIds(mappings, { uid: 0, gid: 0 })
+  const spec = await operation.step('make spec', () => deps.sandboxSpec(ctx, { id, config, netnsPath, usernsPath: mappings === undefined ? undefined : userns, image, runtimeHandler: request.runtimeHandler, selinux }))
 
   // The ways back are registered before each thing is made, and are fine with finding nothing: a step that is cut off half-way
   // (client gone, containerd restarted) may have made its thing all the same.
@@ -71,9 +76,10 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
   ])
 
   async function makeNamespace(): Promise<void> {
-    if (hostNetwork) return
-    onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
-    await operation.step('create network namespace', () => host.createNetns(netnsPath))
+    if (mappings !== undefined) onUndo('delete user namespace', () => host.deleteUserNamespace(userns))
+    if (!hostNetwork) onUndo('delete network namespace', () => host.deleteNetns(netnsPath))
+    if (mappings !== undefined) await operation.step('create user namespace', () => host.createUserNamespace(userns, { ...idRanges(mappings), ...(hostNetwork ? {} : { netns: netnsPath }) }))
+    else if (!hostNetwork) await operation.step('create network namespace', () => host.createNetns(netnsPath))
   }
 
   async function addNetwork(signal: AbortSignal): Promise<{ readonly ips: readonly string[]; readonly result: unknown }> {
@@ -106,20 +112,22 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
     // The runtime binds them into the root file system: a /dev/shm that is not mounted by then would be a plain directory of the host's.
     await Promise.all([files, namespace])
-    const pid = await operation.step('create task', () => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
-      containerId: id, rootfs: labelledMounts(mounts, selinux?.mountLabel ?? ''), stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
-    }), branch.signal))
+    const createTask = (rootfs: Mount[]): Promise<number> => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {
+      containerId: id, rootfs: labelledMounts(rootfs, selinux?.mountLabel ?? ''), stdin: '', stdout: '', stderr: '', terminal: false, options: runtime.options, runtimePath: runtime.path,
+    }), branch.signal)
+    const pid = await operation.step('create task', () => (mappings === undefined ? createTask(mounts)
+      : host.withIdmapped({ rootfs: mounts, volumes: [], dir: layout.sandboxIdmapDir(id), userns }, createTask)))
     return { pid, createdAt: toNanoseconds(record.created_at) }
   }
 
   async function makeFiles(): Promise<void> {
-    await operation.step('write pod files', () => writeSandboxFiles(layout, id, config))
+    await operation.step('write pod files', () => writeSandboxFiles(layout, id, config, owner))
     if (usesHostIpc(config)) return
     const shm = layout.sandboxShm(id)
     onUndo('unmount /dev/shm', () => host.unmount(shm))
     await operation.step('mount /dev/shm', async () => {
       await mkdir(shm, { recursive: true, mode: 0o711 })
-      await host.mountShm(shm, shmBytes)
+      await host.mountShm(shm, shmBytes, owner)
     })
   }
 
@@ -128,6 +136,8 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
     (signal) => operation.step('start task', () => deps.teardown.exclusive(id, async () => void await containerd.tasks.start(withSignal(ctx, signal), id), signal)),
     (signal) => operation.step('store metadata', () => containerd.containers.setExtension(withSignal(ctx, signal), id, sandboxExtension, encodeSandboxMetadata(complete))),
   ])
+  // The pause process holds it from here on.
+  if (mappings !== undefined) await operation.step('let go of user namespace', () => host.deleteUserNamespace(userns))
   const sandbox: Sandbox = { id, metadata: complete, state: 'ready', createdAt: pause.createdAt, pid: pause.pid, networkDown: hostNetwork }
   await operation.step('clear intent', () => clearIntent(layout, id))
   return sandbox

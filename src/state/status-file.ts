@@ -30,6 +30,20 @@ export class Layout {
     return join(this.state, 'sandboxes', id, 'shm')
   }
 
+  /** The pod's user namespace is mounted here until its first process holds it. */
+  sandboxUserns(id: string): string {
+    return join(this.state, 'sandboxes', id, 'userns')
+  }
+
+  /** For id-mapped mounts while a task is made. */
+  sandboxIdmapDir(id: string): string {
+    return join(this.state, 'sandboxes', id, 'idmap')
+  }
+
+  containerIdmapDir(id: string): string {
+    return join(this.state, 'containers', id, 'idmap')
+  }
+
   sandboxStateDir(id: string): string {
     return join(this.state, 'sandboxes', id)
   }

@@ -3,7 +3,9 @@ import { join } from 'node:path'
 import type { ContainerHost } from '../../container/deps.ts'
 import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
 import { copyFromRoot } from '../../linux/copy-tree.ts'
+import { withIdmapped } from '../../linux/idmapped-rootfs.ts'
 import type { Linux } from '../../linux/linux.ts'
+import { hostDevices } from '../../linux/host-devices.ts'
 import { makeFifosAt } from '../../linux/fifos.ts'
 import { mountOf } from '../../linux/mountinfo.ts'
 import type { SandboxHost } from '../../sandbox/deps.ts'
@@ -26,12 +28,18 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
   return {
     createNetns: (path, options) => linux.createNetns(path, options),
     deleteNetns: (path) => linux.deleteNetns(path),
-    mountShm: (path, sizeBytes) => linux.mount({ source: 'shm', target: path, fstype: 'tmpfs', flags: ['nosuid', 'nodev', 'noexec'], data: `mode=1777,size=${sizeBytes}` }),
+    createUserNamespace: (path, request) => linux.createUserNamespace(path, request),
+    deleteUserNamespace: (path) => linux.deleteUserNamespace(path),
+    withIdmapped: (request, work) => withIdmapped(linux, request, work),
+    mountShm: (path, sizeBytes, owner) => linux.mount({
+      source: 'shm', target: path, fstype: 'tmpfs', flags: ['nosuid', 'nodev', 'noexec'], data: `mode=1777,size=${sizeBytes}${owner === undefined ? '' : `,uid=${owner.uid},gid=${owner.gid}`}`,
+    }),
     unmount: (path) => linux.unmount(path, { detach: true }),
     mountImage: (mounts, dir, subPath, signal) => linux.mountImage(mounts, dir, { subPath, signal, timeoutMs: mountTimeoutMs }),
     removeTree: (path) => linux.removeTree(path, { timeoutMs: removeTimeoutMs }),
     resolvePath: (path) => linux.resolvePath(path),
     statPath: (path) => linux.statPath(path),
+    devicesIn: hostDevices,
     mkdirAll: (path, mode) => linux.mkdirAll(path, mode),
     makeFifos: makeFifosAt,
     async withMounts(mounts, work) {

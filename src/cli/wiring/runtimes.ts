@@ -17,6 +17,7 @@ export function sandboxRuntime(settings: Settings, handler: string): SandboxRunt
   return {
     handler, type: runtime.runtimeType, path: runtime.runtimePath, snapshotter: runtime.snapshotter === '' ? settings.snapshotter : runtime.snapshotter,
     options: options.kind === 'runc' ? runcOptions(options) : genericOptions(options),
+    optionsFor: ({ uid, gid }) => (options.kind === 'runc' ? runcOptions({ ...options, ioUid: uid, ioGid: gid }) : genericOptions(options)),
   }
 }
 

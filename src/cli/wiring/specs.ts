@@ -27,6 +27,7 @@ import type { Layout } from '../../state/status-file.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './runtimes.ts'
 import type { CdiSpecifications } from './cdi.ts'
 import type { RuntimeFeatureProbe } from './runtime-features.ts'
+import type { ResourceClasses } from './resource-classes.ts'
 import type { SpecFacts } from './spec-facts.ts'
 import type { UserNamespaces } from './user-namespaces.ts'
 
@@ -43,6 +44,7 @@ export interface SpecWiringOptions {
   readonly exists: (path: string) => Promise<boolean>
   /** Undefined with `enable_cdi = false`. */
   readonly cdi: CdiSpecifications | undefined
+  readonly classes: ResourceClasses
   readonly selinux: Pick<SelinuxLabeler, 'relabel'>
 }
 
@@ -57,7 +59,7 @@ export class SpecWiring {
     this.#specSettings = options.settings
   }
 
-  readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, image, runtimeHandler, selinux }): Promise<Init<Any>> => {
+  readonly sandbox: SandboxDeps['sandboxSpec'] = async (ctx, { id, config, netnsPath, usernsPath, image, runtimeHandler, selinux }): Promise<Init<Any>> => {
     const { settings, facts, layout, imageUsers, userNamespaces } = this.#options
     const context = config.linux?.security_context ?? null
     if (userNamespaceMappings(context?.namespace_options?.userns_options) !== undefined) await userNamespaces.require(runtimeHandler)
@@ -67,7 +69,7 @@ export class SpecWiring {
       sandboxId: id, podConfig: config, imageConfig: image.config, imageName: displayName(image), hostFacts: await facts.current(),
       user: resolveUser(request, users.passwd, users.group, context?.supplemental_groups ?? [], context?.supplemental_groups_policy ?? 0),
       runtime: await this.#runtimeView(runtimeHandler), settings: this.#specSettings, seccompProfile: await this.#seccompText(context),
-      netnsPath: netnsPath === '' ? undefined : netnsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
+      netnsPath: netnsPath === '' ? undefined : netnsPath, usernsPath, shmPath: usesHostIpc(config) ? '/dev/shm' : layout.sandboxShm(id), resolvConfPath: sandboxFiles(layout, id).resolvConf,
       selinux,
     }))
   }
@@ -81,7 +83,7 @@ export class SpecWiring {
       imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
       hostFacts: context?.privileged === true ? await facts.withDevices() : await facts.current(), runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
       settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
-      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true, request.selinux?.mountLabel ?? ''), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), selinux: request.selinux,
+      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true, request.selinux?.mountLabel ?? ''), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), ...await this.#options.classes.of(config, request.sandboxConfig), selinux: request.selinux,
     }))
   }
 
