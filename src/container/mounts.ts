@@ -1,7 +1,7 @@
 import { isAbsolute, join, normalize } from 'node:path'
 import { CriError, failedPrecondition, invalidArgument, isNotFound } from '../errors/cri-error.ts'
-import { type Device, type Mount, MountPropagation } from '../generated/cri.ts'
-import type { ResolvedDevice, ResolvedMount } from '../oci-spec/input.ts'
+import { type Mount, MountPropagation } from '../generated/cri.ts'
+import type { ResolvedMount } from '../oci-spec/input.ts'
 import type { ContainerHost } from './deps.ts'
 import { checkImageMount } from './image-volumes.ts'
 
@@ -49,25 +49,6 @@ async function checkPropagation(host: ContainerHost, mount: Mount, hostPath: str
   if (propagation === MountPropagation.PROPAGATION_HOST_TO_CONTAINER && actual === 'private') {
     throw failedPrecondition(`mount ${mount.container_path}: propagation from the host needs a shared or slave mount, and ${hostPath} is on ${mountPoint}, which is private; run "mount --make-rshared ${mountPoint}" on the node`, { reason: 'Propagation' })
   }
-}
-
-/** The request's devices as nodes. A directory gives every device node in it, as Docker and containerd do. */
-export async function resolveDevices(host: ContainerHost, devices: readonly Device[]): Promise<ResolvedDevice[]> {
-  return Promise.all(devices.map(async (device) => {
-    if (!/^[rwm]{1,3}$/.test(device.permissions)) throw invalidArgument(`device ${device.host_path}: permissions ${JSON.stringify(device.permissions)} must be letters out of "rwm"`)
-    if (!isAbsolute(device.host_path) || !isAbsolute(device.container_path)) throw invalidArgument(`device ${device.host_path}: host_path and container_path must be absolute paths`)
-    const path = await host.resolvePath(device.host_path).catch((error: unknown) => {
-      throw isNotFound(error) ? invalidArgument(`device ${device.host_path} does not exist on this node`, { cause: error }) : CriError.from(error, `device ${device.host_path}`)
-    })
-    const info = await host.statPath(path)
-    if (info === undefined || (info.type !== 'block-device' && info.type !== 'character-device' && info.type !== 'fifo')) {
-      throw invalidArgument(`device ${device.host_path}: ${info === undefined ? 'does not exist' : `is a ${info.type}, not a device`}`)
-    }
-    return {
-      path: device.container_path, type: info.type === 'block-device' ? 'b' as const : info.type === 'character-device' ? 'c' as const : 'p' as const,
-      major: info.major, minor: info.minor, fileMode: info.mode & 0o7777, uid: info.uid, gid: info.gid, permissions: device.permissions,
-    }
-  }))
 }
 
 /**

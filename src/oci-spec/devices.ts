@@ -17,7 +17,8 @@ export function linuxDevices(input: DevicesInput): { readonly devices: OciDevice
   const { devices, securityContext, hostFacts, runtime } = input
   const owner = ownership(input)
   const requested = new Map(devices.map((device) => [device.path, { ...nodeOf(device), ...owner }]))
-  const rules = devices.map((device) => ({ allow: true, type: device.type, major: device.major, minor: device.minor, access: access(device) }))
+  // A FIFO is in no device cgroup.
+  const rules = devices.filter(({ type }) => type !== 'p').map((device) => ({ allow: true, type: device.type, major: device.major, minor: device.minor, access: access(device) }))
   const privileged = securityContext?.privileged === true
   const withHost = privileged && !runtime.privilegedWithoutHostDevices
   const host = withHost ? hostFacts.hostDevices.filter((device) => !requested.has(device.path)).map(nodeOf) : []

@@ -46,7 +46,7 @@ export function applyCdiEdits(spec: OciSpec, { edits, nodes }: CdiInjection): Oc
         devices: replacing(spec.linux?.devices ?? [], devices.map(({ device }) => device), ({ path }) => path),
         resources: { ...spec.linux?.resources, devices: [...(spec.linux?.resources?.devices ?? []), ...devices.flatMap(({ device, node }) => cgroupRule(device, node))] },
       }),
-      ...(rdt === undefined ? {} : { intelRdt: rdt }),
+      ...(rdt === undefined ? {} : { intelRdt: { ...rdt } }),
       ...(netDevices.length === 0 ? {} : { netDevices: { ...spec.linux?.netDevices, ...Object.fromEntries(netDevices.map(({ hostInterfaceName, name }) => [hostInterfaceName, { name }])) } }),
     },
   }
