@@ -10,6 +10,7 @@ import { parseMountInfo } from './mountinfo.ts'
 import { cgroupMounts, resolveCgroups } from './ops/cgroups.ts'
 import { capabilitiesOf, hugepageSize, swapLimitV2 } from './ops/host.ts'
 import { failing, fixture } from './testing/fixture.ts'
+import { Figure, type FigureName, usageTarget } from './usage.ts'
 
 function tree(dir: string, files: Readonly<Record<string, string>>): string {
   for (const [name, content] of Object.entries(files)) {
@@ -63,38 +64,6 @@ test('the directories for a cgroup path, cgroupfs and systemd', () => {
   for (const wrong of ['/a/../../b', 'a/b', 'a:b', 'a.slice:p:', '../x:y:z', 'a--b.slice:p:n', 'a:b:c:d']) assert.throws(() => cgroupPathsFor(wrong, host), failing('INVALID_ARGUMENT'), wrong)
 })
 
-test('cgroup v2 numbers', async (t) => {
-  const { linux, dir } = await fixture(t)
-  const v2 = tree(dir, {
-    'cpu.stat': 'usage_usec 1500\nuser_usec 1000\nnr_throttled 3\nthrottled_usec 70',
-    'cpu.pressure': 'some avg10=1.50 avg60=0.20 avg300=0.00 total=12345\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5',
-    'io.pressure': 'some avg10=0.00 avg60=0.00 avg300=0.00 total=0',
-    'memory.current': '10000', 'memory.max': '50000', 'memory.swap.current': '100', 'memory.swap.max': '1000',
-    'memory.stat': 'anon 4000\nfile 5000\ninactive_file 3000\npgfault 77\npgmajfault 7',
-    'memory.events': 'low 0\noom 4\noom_kill 2\noom_group_kill 1',
-    'pids.current': '5', 'pids.max': 'max',
-    'io.stat': '8:0 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=0 dios=0\n8:16 rbytes=11 wbytes=22 rios=3 wios=4',
-  })
-  const stats = await linux.cgroupStats({ v1: {}, v2 })
-  assert.deepEqual({ ...stats, timestampNs: 0n }, {
-    timestampNs: 0n,
-    cpu: {
-      usageNs: 1_500_000n, throttledPeriods: 3n, throttledNs: 70_000n,
-      pressure: { some: { avg10: 1.5, avg60: 0.2, avg300: 0, totalUs: 12345n }, full: { avg10: 0, avg60: 0, avg300: 0, totalUs: 5n } },
-    },
-    memory: {
-      usageBytes: 10_000n, workingSetBytes: 7000n, limitBytes: 50_000n, availableBytes: 43_000n, rssBytes: 4000n, pageFaults: 77n, majorPageFaults: 7n,
-      swapUsageBytes: 100n, swapAvailableBytes: 900n, pressure: undefined,
-    },
-    pids: { current: 5n, limit: undefined },
-    io: { readBytes: 111n, writeBytes: 222n, readOperations: 4n, writeOperations: 6n, pressure: { some: { avg10: 0, avg60: 0, avg300: 0, totalUs: 0n }, full: undefined } },
-  })
-  assert.equal(await linux.oomKillCount({ v1: {}, v2 }), 2)
-  const gone = { v1: {}, v2: join(dir, 'gone') }
-  assert.equal(await linux.oomKillCount(gone), undefined)
-  assert.equal(await linux.cgroupStats(gone), undefined)
-})
-
 test('whether cgroup v2 limits swap: by the file of the own cgroup, at the root by that of any other', async (t) => {
   const { dir } = await fixture(t)
   assert.equal(swapLimitV2(dir, '0::/'), false)
@@ -103,33 +72,6 @@ test('whether cgroup v2 limits swap: by the file of the own cgroup, at the root 
   tree(dir, { 'init.scope/memory.swap.max': 'max' })
   assert.equal(swapLimitV2(dir, '1:name=systemd:/x\n0::/'), true)
   assert.equal(swapLimitV2(join(dir, 'gone'), ''), false)
-})
-
-test('cgroup v1 numbers', async (t) => {
-  const { linux, dir } = await fixture(t)
-  tree(dir, {
-    'cpu/cpu.stat': 'nr_periods 9\nnr_throttled 4\nthrottled_time 800', 'cpu/cpuacct.usage': '123456789012345678',
-    'memory/memory.usage_in_bytes': '2000', 'memory/memory.limit_in_bytes': '9223372036854771712',
-    'memory/memory.memsw.usage_in_bytes': '2500', 'memory/memory.memsw.limit_in_bytes': '4000',
-    'memory/memory.stat': 'rss 1\ninactive_file 2\ntotal_rss 600\ntotal_inactive_file 5000\ntotal_pgfault 8\ntotal_pgmajfault 9',
-    'memory/memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 6',
-    'pids/pids.current': '1', 'pids/pids.max': '32',
-    'blkio/blkio.throttle.io_service_bytes': '8:0 Read 1\n8:0 Write 2\nTotal 3', 'blkio/blkio.throttle.io_service_bytes_recursive': '8:0 Read 10\n8:0 Write 20\n8:1 Read 5\nTotal 35',
-    'blkio/blkio.throttle.io_serviced': '8:0 Read 1\n8:0 Write 2\nTotal 3',
-  })
-  const v1 = { cpu: join(dir, 'cpu'), cpuacct: join(dir, 'cpu'), memory: join(dir, 'memory'), pids: join(dir, 'pids'), blkio: join(dir, 'blkio') }
-  const stats = await linux.cgroupStats({ v1 })
-  assert.deepEqual({ ...stats, timestampNs: 0n }, {
-    timestampNs: 0n,
-    cpu: { usageNs: 123456789012345678n, throttledPeriods: 4n, throttledNs: 800n, pressure: undefined },
-    memory: {
-      usageBytes: 2000n, workingSetBytes: 0n, limitBytes: undefined, availableBytes: undefined, rssBytes: 600n, pageFaults: 8n, majorPageFaults: 9n,
-      swapUsageBytes: 500n, swapAvailableBytes: 1500n, pressure: undefined,
-    },
-    pids: { current: 1n, limit: 32n },
-    io: { readBytes: 15n, writeBytes: 20n, readOperations: 1n, writeOperations: 2n, pressure: undefined },
-  })
-  assert.equal(await linux.oomKillCount({ v1 }), 6)
 })
 
 test('a real cgroup of this machine: found, measured, an out-of-memory kill counted, removed', async (t) => {
@@ -151,10 +93,12 @@ test('a real cgroup of this machine: found, measured, an out-of-memory kill coun
   for (const dir of dirs) writeFileSync(join(dir, 'cgroup.procs'), String(eater.pid))
   const found = await linux.cgroupPathsOf(eater.pid ?? 0)
   assert.equal(found.v1['memory'] ?? found.v2, memory)
-  const stats = await linux.cgroupStats(found)
-  assert.equal(stats?.memory.limitBytes, 32n * 2n ** 20n)
-  assert.ok((stats?.cpu.usageNs ?? -1n) >= 0n && (stats?.memory.availableBytes ?? 0n) > 0n)
-  assert.equal(stats?.pids.current, 1n)
+  const { rows } = await linux.cgroupUsage('detail', [{ ...usageTarget(found, 'detail'), pid: eater.pid, countProcesses: true }])
+  const value = (name: FigureName): number => rows[Figure[name]] ?? Number.NaN
+  assert.equal(value('memoryLimit'), 32 * 2 ** 20)
+  assert.ok(value('cpuNs') >= 0 && value('workingSet') < value('memoryLimit') && value('descriptors') >= 3)
+  assert.deepEqual([value('tasks'), value('processes')], [1, 1])
+  assert.equal(value('openFilesLimit'), Number(execFileSync('sh', ['-c', 'ulimit -Sn'], { encoding: 'utf8' })))
   await assert.rejects(linux.removeCgroup(relevant), failing('EBUSY', String(eater.pid)))
   const exit = once(eater, 'exit')
   eater.stdin.end('go\n')
@@ -165,7 +109,7 @@ test('a real cgroup of this machine: found, measured, an out-of-memory kill coun
   for (const dir of dirs) assert.equal(existsSync(dir), false)
   await linux.removeCgroup(relevant)
   assert.equal(await linux.oomKillCount(relevant), undefined)
-  assert.equal(await linux.cgroupStats(relevant), undefined)
+  assert.ok((await linux.cgroupUsage('usage', [usageTarget(relevant, 'usage')])).rows.subarray(3).every(Number.isNaN))
   await assert.rejects(linux.cgroupPathsOf(eater.pid ?? 0), failing('ESRCH', String(eater.pid)))
   await assert.rejects(linux.removeCgroup({ v1: {}, v2: dirname(memory) }), failing('FAILED_PRECONDITION', dirname(memory)))
 })

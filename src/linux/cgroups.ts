@@ -18,61 +18,6 @@ export interface CgroupMounts {
   readonly v2?: string | undefined
 }
 
-/** Avg as per cent of the time in the last 10, 60 and 300 s. */
-export interface PressureLine {
-  readonly avg10: number
-  readonly avg60: number
-  readonly avg300: number
-  readonly totalUs: bigint
-}
-
-export interface Pressure {
-  readonly some: PressureLine | undefined
-  /** Not there for cpu on older kernels. */
-  readonly full: PressureLine | undefined
-}
-
-/** What a cgroup and everything below it uses. A field is undefined when the kernel or the machine does not say. */
-export interface CgroupStats {
-  /** When it was read, in nanoseconds since 1970. */
-  readonly timestampNs: bigint
-  readonly cpu: {
-    /** Since the cgroup was made. */
-    readonly usageNs: bigint | undefined
-    readonly throttledPeriods: bigint | undefined
-    readonly throttledNs: bigint | undefined
-    readonly pressure: Pressure | undefined
-  }
-  readonly memory: {
-    readonly usageBytes: bigint | undefined
-    /** Usage without the page cache that is inactive: what the kernel cannot take back easily. */
-    readonly workingSetBytes: bigint | undefined
-    /** Limit minus working set; undefined without a limit. */
-    readonly availableBytes: bigint | undefined
-    /** undefined without a limit. */
-    readonly limitBytes: bigint | undefined
-    readonly rssBytes: bigint | undefined
-    readonly pageFaults: bigint | undefined
-    readonly majorPageFaults: bigint | undefined
-    readonly swapUsageBytes: bigint | undefined
-    /** undefined without a limit. */
-    readonly swapAvailableBytes: bigint | undefined
-    readonly pressure: Pressure | undefined
-  }
-  readonly pids: {
-    readonly current: bigint | undefined
-    /** undefined without a limit. */
-    readonly limit: bigint | undefined
-  }
-  readonly io: {
-    readonly readBytes: bigint | undefined
-    readonly writeBytes: bigint | undefined
-    readonly readOperations: bigint | undefined
-    readonly writeOperations: bigint | undefined
-    readonly pressure: Pressure | undefined
-  }
-}
-
 /**
  * The directories of a cgroup by the path that a CRI config or an OCI spec gives: `/kubepods/pod1/id` for the cgroupfs driver,
  * `kubepods-pod1.slice:cri-containerd:id` for the systemd driver. Nothing is looked up; whether they exist is another question.

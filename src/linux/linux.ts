@@ -1,4 +1,4 @@
-import type { CgroupPaths, CgroupStats } from './cgroups.ts'
+import type { CgroupPaths } from './cgroups.ts'
 import { check, exitWithoutCleanup, K, libc } from './libc.ts'
 import { connectLoopback } from './loopback.ts'
 import type { ContainerdMount } from './mount-options.ts'
@@ -17,7 +17,7 @@ import type { UserNamespaceRequest } from './ops/userns.ts'
 import type { InterfaceCounters, NetworkTarget, UsageLevel, UsageRows, UsageTarget } from './usage.ts'
 import { type LinuxLog, WorkerPool } from './worker-pool.ts'
 
-export type { CgroupMounts, CgroupPaths, CgroupStats, Pressure, PressureLine } from './cgroups.ts'
+export type { CgroupMounts, CgroupPaths } from './cgroups.ts'
 export type { ContainerdMount, MountFlag } from './mount-options.ts'
 export type { MountInfo } from './mountinfo.ts'
 export type { FileStat, FileType, FsInfo, StatOptions, WriteFileOptions } from './ops/files.ts'
@@ -349,11 +349,6 @@ export class Linux {
   /** How often the kernel killed a process there for lack of memory; undefined when the cgroup is gone. */
   async oomKillCount(paths: CgroupPaths, options: CallOptions = {}): Promise<number | undefined> {
     return this.#own('oomKillCount', cgroupName(paths), options, paths)
-  }
-
-  /** What a cgroup uses; undefined when it is gone. */
-  async cgroupStats(paths: CgroupPaths, options: CallOptions = {}): Promise<CgroupStats | undefined> {
-    return this.#own('cgroupStats', cgroupName(paths), options, paths)
   }
 
   /** What several cgroups use, in one call of a thread: a row of figures each (src/linux/usage.ts). One that is gone or cannot be read does not spoil the others. */

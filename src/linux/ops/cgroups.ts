@@ -1,7 +1,7 @@
 import { type Dirent, readdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { posix } from 'node:path'
 import { Code, failedPrecondition, notFound } from '../../errors/cri-error.ts'
-import type { CgroupMounts, CgroupPaths, CgroupStats, Pressure, PressureLine } from '../cgroups.ts'
+import type { CgroupMounts, CgroupPaths } from '../cgroups.ts'
 import { fromNodeError } from '../errno.ts'
 import { isWithin, type MountInfo } from '../mountinfo.ts'
 import { absolute, type OpContext } from './context.ts'
@@ -30,19 +30,6 @@ function keyed(text: string | undefined): ReadonlyMap<string, bigint> {
     if (key !== undefined && number !== undefined) values.set(key, number)
   }
   return values
-}
-
-/** v1 writes "no limit" as the largest number of pages. */
-const unlimited = 2n ** 63n - 2n ** 20n
-
-function limit(text: string | undefined): bigint | undefined {
-  const value = count(text)
-  return value === undefined || value >= unlimited ? undefined : value
-}
-
-function minus(a: bigint | undefined, b: bigint | undefined): bigint | undefined {
-  if (a === undefined || b === undefined) return undefined
-  return a > b ? a - b : 0n
 }
 
 /** @see Linux.cgroupPathsOf */
@@ -104,108 +91,6 @@ export function oomKillCount(_: OpContext, paths: CgroupPaths): number | undefin
   const text = memory === undefined ? readControl(paths.v2, 'memory.events') : readControl(memory, 'memory.oom_control')
   const value = keyed(text).get('oom_kill')
   return value === undefined ? undefined : Number(value)
-}
-
-/** @see Linux.cgroupStats */
-export function cgroupStats(_: OpContext, paths: CgroupPaths): CgroupStats | undefined {
-  const { v1, v2 } = paths
-  const cpu = v1['cpuacct'] === undefined ? cpuV2(v2) : cpuV1(v1)
-  const memory = v1['memory'] === undefined ? memoryV2(v2) : memoryV1(v1['memory'])
-  if (cpu.usageNs === undefined && memory.usageBytes === undefined) return undefined
-  const pids = v1['pids'] ?? v2
-  return {
-    timestampNs: BigInt(Date.now()) * 1_000_000n,
-    cpu: { ...cpu, pressure: pressure(readControl(v2, 'cpu.pressure')) },
-    memory: { ...memory, pressure: pressure(readControl(v2, 'memory.pressure')) },
-    pids: { current: count(readControl(pids, 'pids.current')), limit: count(readControl(pids, 'pids.max')) },
-    io: { ...(v1['blkio'] === undefined ? ioV2(v2) : ioV1(v1['blkio'])), pressure: pressure(readControl(v2, 'io.pressure')) },
-  }
-}
-
-type Cpu = Omit<CgroupStats['cpu'], 'pressure'>
-type Memory = Omit<CgroupStats['memory'], 'pressure'>
-type Io = Omit<CgroupStats['io'], 'pressure'>
-
-function cpuV1(v1: CgroupPaths['v1']): Cpu {
-  const stat = keyed(readControl(v1['cpu'], 'cpu.stat'))
-  return { usageNs: count(readControl(v1['cpuacct'], 'cpuacct.usage')), throttledPeriods: stat.get('nr_throttled'), throttledNs: stat.get('throttled_time') }
-}
-
-function cpuV2(dir: string | undefined): Cpu {
-  const stat = keyed(readControl(dir, 'cpu.stat'))
-  const ns = (us: bigint | undefined): bigint | undefined => (us === undefined ? undefined : us * 1000n)
-  return { usageNs: ns(stat.get('usage_usec')), throttledPeriods: stat.get('nr_throttled'), throttledNs: ns(stat.get('throttled_usec')) }
-}
-
-function memoryV1(dir: string): Memory {
-  const stat = keyed(readControl(dir, 'memory.stat'))
-  const usageBytes = count(readControl(dir, 'memory.usage_in_bytes'))
-  const limitBytes = limit(readControl(dir, 'memory.limit_in_bytes'))
-  const workingSetBytes = minus(usageBytes, stat.get('total_inactive_file') ?? 0n)
-  const memsw = count(readControl(dir, 'memory.memsw.usage_in_bytes'))
-  const memswLimit = limit(readControl(dir, 'memory.memsw.limit_in_bytes'))
-  return {
-    usageBytes,
-    workingSetBytes,
-    limitBytes,
-    availableBytes: minus(limitBytes, workingSetBytes),
-    rssBytes: stat.get('total_rss'),
-    pageFaults: stat.get('total_pgfault'),
-    majorPageFaults: stat.get('total_pgmajfault'),
-    swapUsageBytes: minus(memsw, usageBytes),
-    swapAvailableBytes: minus(memswLimit, memsw),
-  }
-}
-
-function memoryV2(dir: string | undefined): Memory {
-  const stat = keyed(readControl(dir, 'memory.stat'))
-  const usageBytes = count(readControl(dir, 'memory.current'))
-  const limitBytes = limit(readControl(dir, 'memory.max'))
-  const workingSetBytes = minus(usageBytes, stat.get('inactive_file') ?? 0n)
-  const swapUsageBytes = count(readControl(dir, 'memory.swap.current'))
-  return {
-    usageBytes,
-    workingSetBytes,
-    limitBytes,
-    availableBytes: minus(limitBytes, workingSetBytes),
-    rssBytes: stat.get('anon'),
-    pageFaults: stat.get('pgfault'),
-    majorPageFaults: stat.get('pgmajfault'),
-    swapUsageBytes,
-    swapAvailableBytes: minus(limit(readControl(dir, 'memory.swap.max')), swapUsageBytes),
-  }
-}
-
-/** `8:0 Read 4096` lines. */
-function ioV1(dir: string): Io {
-  const sum = (name: string, word: string): bigint | undefined => {
-    const text = readControl(dir, `${name}_recursive`) ?? readControl(dir, name)
-    return text?.split('\n').reduce((total, line) => total + (line.split(' ')[1] === word ? (count(line.split(' ')[2]) ?? 0n) : 0n), 0n)
-  }
-  const bytes = 'blkio.throttle.io_service_bytes'
-  const operations = 'blkio.throttle.io_serviced'
-  return { readBytes: sum(bytes, 'Read'), writeBytes: sum(bytes, 'Write'), readOperations: sum(operations, 'Read'), writeOperations: sum(operations, 'Write') }
-}
-
-/** `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 …` lines. */
-function ioV2(dir: string | undefined): Io {
-  const text = readControl(dir, 'io.stat')
-  const sum = (key: string): bigint | undefined => {
-    if (text === undefined) return undefined
-    return [...text.matchAll(new RegExp(`\\b${key}=([0-9]+)`, 'g'))].reduce((total, [, value]) => total + BigInt(value ?? '0'), 0n)
-  }
-  return { readBytes: sum('rbytes'), writeBytes: sum('wbytes'), readOperations: sum('rios'), writeOperations: sum('wios') }
-}
-
-function pressure(text: string | undefined): Pressure | undefined {
-  if (text === undefined) return undefined
-  const line = (word: string): PressureLine | undefined => {
-    const match = new RegExp(`^${word} avg10=([0-9.]+) avg60=([0-9.]+) avg300=([0-9.]+) total=([0-9]+)`, 'm').exec(text)
-    if (match === null) return undefined
-    const [, avg10, avg60, avg300, total] = match
-    return { avg10: Number(avg10), avg60: Number(avg60), avg300: Number(avg300), totalUs: BigInt(total ?? '0') }
-  }
-  return { some: line('some'), full: line('full') }
 }
 
 /** @see Linux.removeCgroup */

@@ -1,4 +1,4 @@
-import { cgroupPathsOf, cgroupStats, oomKillCount, removeCgroup } from './cgroups.ts'
+import { cgroupPathsOf, oomKillCount, removeCgroup } from './cgroups.ts'
 import { fsInfo, mkdirAll, mkfifo, resolvePath, statPath, writeFileAtomic } from './files.ts'
 import { probeHost } from './host.ts'
 import { mountImage } from './image-mount.ts'
@@ -17,7 +17,6 @@ import { cgroupUsage, networkCounters } from './usage.ts'
 /** Everything that a syscall worker does. Each takes the context of its call first, and only what structured clone carries. */
 export const operations = {
   cgroupPathsOf,
-  cgroupStats,
   cgroupUsage,
   createNetns,
   createUserNamespace,

@@ -4,6 +4,7 @@ import { Code, messageOf } from '../../errors/cri-error.ts'
 import { fromNodeError } from '../errno.ts'
 import { type DeviceIo, Figure, type HugetlbUsage, type InterfaceCounters, type NetworkTarget, rowLength, type UsageLevel, type UsageRows, type UsageTarget } from '../usage.ts'
 import type { OpContext } from './context.ts'
+import { hugepageSize } from './host.ts'
 import { insideNetns } from './netns.ts'
 
 // Opened, read and closed by hand into one buffer: half the time of readFileSync, and there are some ten files per container.
@@ -339,7 +340,7 @@ function ioV2(dir: string | undefined): DeviceIo[] {
   const text = dir === undefined ? undefined : read(`${dir}/io.stat`)
   return (text?.split('\n') ?? []).flatMap((line) => {
     const [number, ...pairs] = line.split(' ')
-    if (number === undefined || !number.includes(':') || pairs.length === 0) return []
+    if (number === undefined || !number.includes(':')) return []
     const entry = device(number)
     for (const pair of pairs) {
       const [key = '', value = ''] = pair.split('=')
@@ -347,7 +348,8 @@ function ioV2(dir: string | undefined): DeviceIo[] {
       const [kind, operation] = ioKeys[key as keyof typeof ioKeys]
       entry[kind][operation] = parse(value)
     }
-    return [entry]
+    // Devices that were never used are listed too.
+    return Object.keys(entry.bytes).length === 0 ? [] : [entry]
   })
 }
 
@@ -362,11 +364,7 @@ function hugePageSizes(): readonly string[] {
   } catch (error) {
     absent('/sys/kernel/mm/hugepages', error)
   }
-  pageSizes = found.flatMap((name) => {
-    const kilobytes = Number(/^hugepages-([0-9]+)kB$/.exec(name)?.[1])
-    if (!(kilobytes > 0)) return []
-    return [kilobytes % 2 ** 20 === 0 ? `${kilobytes / 2 ** 20}GB` : kilobytes % 2 ** 10 === 0 ? `${kilobytes / 2 ** 10}MB` : `${kilobytes}KB`]
-  })
+  pageSizes = found.map(hugepageSize).filter((size) => size !== undefined)
   return pageSizes
 }
 
