@@ -4,7 +4,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -52,6 +52,8 @@ const expectations = (JSON.parse(await readFile(join(import.meta.dirname, 'expec
   .filter(({ offline }) => offline !== true || !values.upstream)
 const server = values.control ? 'containerd' : 'cri-shim'
 const dir = await mkdtemp(join(tmpdir(), 'critest-'))
+// Whoever is root in a user namespace must be able to reach its root file system.
+await chmod(dir, 0o711)
 const interrupted = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupted.abort(new Error(`stopped by ${signal}`)))
 let good = false

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
@@ -61,6 +61,8 @@ export async function startNode(options: PrivateNodeOptions = {}): Promise<Priva
   try {
     const dir = await mkdtemp(join(tmpdir(), 'cri-shim-node-'))
     stack.defer(async () => rm(dir, { recursive: true, force: true }))
+    // Whoever is root in a user namespace must be able to reach its root file system; a node's /run and /var/lib are like that.
+    await chmod(dir, 0o711)
     const [contentDir, certsDir, configFile] = [join(dir, 'content'), join(dir, 'certs.d'), join(dir, 'cri-shim.toml')]
     await buildCatalog(contentDir)
     const content = new ContentDir(contentDir)
