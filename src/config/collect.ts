@@ -46,6 +46,8 @@ export class Collected {
   readonly runtimes = new Map<string, Origin>()
   readonly options = new Map<string, Map<string, OptionEntry>>()
   readonly foreign: ForeignSection[] = []
+  /** Files that containerd's tasks service is configured with. */
+  readonly tasksService = new Map<TasksServiceFile, { readonly value: string; readonly origin: Origin }>()
   /** containerd's own socket, from its part of the file. */
   grpcAddress: { readonly value: string; readonly origin: Origin } | undefined
 
@@ -79,6 +81,7 @@ function concreteId(id: string, names: readonly string[]): string {
 /** Reads the parts of a file that are ours into `collected`, and reports what nobody reads. */
 export function collectFile(file: ConfigFile, collected: Collected, diagnostics: Diagnostics): void {
   collectGrpcAddress(file, collected)
+  collectTasksService(file, collected)
   const plugins = file.tree['plugins']
   if (plugins === undefined) return
   if (!isTable(plugins)) {
@@ -246,6 +249,21 @@ function collectGrpcAddress(file: ConfigFile, collected: Collected): void {
   for (const [path, table] of candidates) {
     const value = table !== undefined && isTable(table) ? table['address'] : undefined
     if (typeof value === 'string' && value !== '') collected.grpcAddress = { value, origin: originOf(file, [...path, 'address']) }
+  }
+}
+
+export type TasksServiceFile = 'blockio_config_file' | 'rdt_config_file'
+
+const tasksServicePlugin = 'io.containerd.service.v1.tasks-service'
+
+/** What pods' resources need of containerd's own part of the file. Empty means not set. */
+function collectTasksService(file: ConfigFile, collected: Collected): void {
+  const plugins = file.tree['plugins']
+  const table = plugins !== undefined && isTable(plugins) ? plugins[tasksServicePlugin] : undefined
+  if (table === undefined || !isTable(table)) return
+  for (const name of ['blockio_config_file', 'rdt_config_file'] as const) {
+    const value = table[name]
+    if (typeof value === 'string' && value !== '') collected.tasksService.set(name, { value, origin: originOf(file, ['plugins', tasksServicePlugin, name]) })
   }
 }
 

@@ -95,6 +95,8 @@ export const KEYS: readonly Key[] = [
   { id: 'shim.state', kind: 'string', path: true, default: '/run/cri-shim', setting: 'shim.state', doc: 'Files of the current boot: pipes, /dev/shm of pods, network namespaces. Flag: --state.' },
   { id: 'shim.metrics_address', kind: 'string', default: '127.0.0.1:10270', setting: 'shim.metricsAddress', doc: 'HOST:PORT where /metrics is served over plain HTTP; "" switches it off. Flag: --metrics-address.' },
   { id: 'shim.log_level', kind: 'string', default: 'info', values: LOG_LEVELS, setting: 'shim.logLevel', doc: 'What is logged: trace, debug, info, warn, error or fatal. SIGUSR1 changes it at run time. Flag: --log-level.' },
+  { id: 'shim.blockio_config_file', kind: 'string', path: true, setting: 'blockioConfigFile', doc: 'Blockio classes, in the YAML of goresctrl. When it is not set, blockio_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
+  { id: 'shim.rdt_config_file', kind: 'string', path: true, setting: 'rdtConfigFile', doc: 'RDT classes, in the YAML of goresctrl; containerd sets them up from the same file. When it is not set, rdt_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
   { id: 'shim.tracing', kind: 'any', doc: 'Reserved for OpenTelemetry settings.' },
 
   { id: 'images.snapshotter', v2: 'containerd.snapshotter', kind: 'string', default: 'overlayfs', setting: 'snapshotter', doc: 'The containerd snapshotter for image layers and containers.' },
@@ -154,8 +156,8 @@ export const KEYS: readonly Key[] = [
   { id: 'runtime.cni.use_internal_loopback', kind: 'bool', default: false, setting: 'cni.useInternalLoopback', doc: 'Accepted; the loopback interface is always brought up without a plugin.' },
 
   { id: 'runtime.containerd.default_runtime_name', kind: 'string', default: 'runc', setting: 'defaultRuntimeName', doc: 'The runtime of pods without a RuntimeClass.' },
-  { id: 'runtime.containerd.ignore_blockio_not_enabled_errors', kind: 'bool', doc: 'Accepted, without effect.' },
-  { id: 'runtime.containerd.ignore_rdt_not_enabled_errors', kind: 'bool', doc: 'Accepted, without effect.' },
+  { id: 'runtime.containerd.ignore_blockio_not_enabled_errors', kind: 'bool', setting: 'ignoreBlockioNotEnabledErrors', doc: 'Run a container that asks for a blockio class without one when there is no blockio_config_file; otherwise it is refused.' },
+  { id: 'runtime.containerd.ignore_rdt_not_enabled_errors', kind: 'bool', setting: 'ignoreRdtNotEnabledErrors', doc: 'Run a container that asks for an RDT class without one when there is no rdt_config_file or the CPU has no RDT; otherwise it is refused.' },
 
   { id: `${RUNTIME}.runtime_type`, kind: 'string', default: 'io.containerd.runc.v2', setting: 'runtimes.*.runtimeType', doc: 'The containerd shim: io.containerd.runc.v2 for runc and crun, io.containerd.kata.v2, io.containerd.runsc.v1, … Only the runtime named runc has a default.' },
   { id: `${RUNTIME}.runtime_path`, kind: 'string', path: true, setting: 'runtimes.*.runtimePath', doc: 'The shim binary, when it is not in PATH under the name that runtime_type implies.' },

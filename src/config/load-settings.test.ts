@@ -238,6 +238,19 @@ test('containerd\'s address: our key, else grpc.address (or its plugin section i
   assert.equal(load('version = 2\n[grpc]\naddress = ""'), 'unix:///run/containerd/containerd.sock')
 })
 
+test('files with blockio and RDT classes: our keys, else those of containerd\'s tasks service', () => {
+  using host = new TestHost()
+  const load = (text: string): readonly string[] => {
+    const { settings, sources } = loadSettings({ file: host.write('config.toml', text), host: host.host })
+    return [settings.blockioConfigFile, settings.rdtConfigFile, formatSource(sourceOf(sources, 'blockioConfigFile')).replace(/^.*config\.toml/, '')]
+  }
+  const service = '[plugins."io.containerd.service.v1.tasks-service"]\nblockio_config_file = "/b.yaml"\nrdt_config_file = "/r.yaml"\n'
+  assert.deepEqual(load('version = 2'), ['', '', 'default'])
+  assert.deepEqual(load(`version = 2\n${service}`), ['/b.yaml', '/r.yaml', ':3 (containerd\'s blockio_config_file)'])
+  assert.deepEqual(load(`version = 3\n${service}[plugins."io.cri-shim.v1"]\nblockio_config_file = "/own.yaml"`), ['/own.yaml', '/r.yaml', ':6'])
+  assert.throws(() => load('version = 2\n[plugins."io.containerd.service.v1.tasks-service"]\nrdt_config_file = "r.yaml"'), /rdt_config_file .*absolute/)
+})
+
 test('Debian\'s plugin directory is used as well when nothing is set and the usual one is empty', () => {
   using host = new TestHost()
   const binDirs = (text: string): readonly string[] => loadSettings({ file: host.write('config.toml', text), host: host.host }).settings.cni.binDirs.map((path) => path.slice(host.directory.length))

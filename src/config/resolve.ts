@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs'
 import { stringify } from 'smol-toml'
-import { type Collected, LEGACY_RUNTIME_NAMES, type OptionEntry, reportUnknownKey } from './collect.ts'
+import { type Collected, LEGACY_RUNTIME_NAMES, type OptionEntry, type TasksServiceFile, reportUnknownKey } from './collect.ts'
 import { checkEndpoint, checkHostPort, checkRegistryUrl, checkSeccompProfile } from './checks.ts'
 import type { Diagnostics, Origin } from './diagnostics.ts'
 import { parseGoDuration } from './go-duration.ts'
@@ -91,6 +91,10 @@ class Resolver {
       unsetSeccompProfile: this.#checked('runtime.unset_seccomp_profile', checkSeccompProfile),
       tolerateMissingHugetlbController: this.#bool('runtime.tolerate_missing_hugetlb_controller'),
       disableHugetlbController: this.#bool('runtime.disable_hugetlb_controller'),
+      blockioConfigFile: this.#tasksServiceFile('shim.blockio_config_file', 'blockio_config_file'),
+      rdtConfigFile: this.#tasksServiceFile('shim.rdt_config_file', 'rdt_config_file'),
+      ignoreBlockioNotEnabledErrors: this.#bool('runtime.containerd.ignore_blockio_not_enabled_errors'),
+      ignoreRdtNotEnabledErrors: this.#bool('runtime.containerd.ignore_rdt_not_enabled_errors'),
       deviceOwnershipFromSecurityContext: this.#bool('runtime.device_ownership_from_security_context'),
       ignoreImageDefinedVolumes: this.#bool('runtime.ignore_image_defined_volumes'),
       netnsMountsUnderStateDir: this.#bool('runtime.netns_mounts_under_state_dir'),
@@ -226,6 +230,21 @@ class Resolver {
     }
     this.#sources.set('shim/containerd', fileSource(grpc.origin, 'grpc.address'))
     return grpc.value
+  }
+
+  /** A file that containerd reads too: our own key, else the one of its tasks service. */
+  #tasksServiceFile(id: string, name: TasksServiceFile): string {
+    const own = this.#string(id)
+    const found = this.#collected.tasksService.get(name)
+    if (this.#collected.get(id) !== undefined || found === undefined) return own
+    const key = keyOf(id)
+    const problem = problemOf(key, found.value)
+    if (problem !== undefined) {
+      this.#diagnostics.error('bad-value', `containerd's own ${name} ${problem}`, found.origin, { key: name })
+      return own
+    }
+    this.#setSource(key, [], fileSource(found.origin, `containerd's ${name}`))
+    return found.value
   }
 
   // --- images

@@ -146,6 +146,11 @@ export interface Settings {
   readonly unsetSeccompProfile: string
   readonly tolerateMissingHugetlbController: boolean
   readonly disableHugetlbController: boolean
+  /** Empty: there are no classes. */
+  readonly blockioConfigFile: string
+  readonly rdtConfigFile: string
+  readonly ignoreBlockioNotEnabledErrors: boolean
+  readonly ignoreRdtNotEnabledErrors: boolean
   readonly deviceOwnershipFromSecurityContext: boolean
   readonly ignoreImageDefinedVolumes: boolean
   readonly netnsMountsUnderStateDir: boolean

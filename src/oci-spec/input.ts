@@ -3,7 +3,7 @@ import type { ContainerConfig, IDMapping, PodSandboxConfig } from '../generated/
 import type { CdiInjection } from './cdi/apply.ts'
 import type { ImageConfig } from './image-config.ts'
 import type { RuntimeFeatures } from './runtime-features.ts'
-import type { OciSpec } from './types.ts'
+import type { OciBlockIO, OciSpec } from './types.ts'
 
 /** `legacy` is cgroup v1, `hybrid` is v1 with a v2 tree beside it (v1 for our purposes), `unified` is cgroup v2. */
 export type CgroupMode = 'legacy' | 'hybrid' | 'unified'
@@ -137,6 +137,9 @@ export interface ContainerSpecInput extends CommonInput {
   /** The pod's network namespace; undefined for a pod on the host's network. */
   readonly netnsPath: string | undefined
   readonly mounts: readonly ResolvedMount[]
+  /** What the container's classes come to (requestedClass()), undefined for none. */
+  readonly blockIO?: OciBlockIO | undefined
+  readonly rdtClass?: string | undefined
   /** The nodes behind config.devices. */
   readonly devices: readonly ResolvedDevice[]
   /** What the CDI devices of requestedCdiDevices() bring; undefined when the node injects none. */

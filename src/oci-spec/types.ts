@@ -82,12 +82,29 @@ export interface OciDeviceCgroup {
   access?: string
 }
 
+export interface OciThrottleDevice {
+  major: number
+  minor: number
+  /** Bytes or operations a second. */
+  rate: OciInteger
+}
+
+export interface OciBlockIO {
+  weight?: number
+  leafWeight?: number
+  weightDevice?: { major: number; minor: number; weight?: number; leafWeight?: number }[]
+  throttleReadBpsDevice?: OciThrottleDevice[]
+  throttleWriteBpsDevice?: OciThrottleDevice[]
+  throttleReadIOPSDevice?: OciThrottleDevice[]
+  throttleWriteIOPSDevice?: OciThrottleDevice[]
+}
+
 export interface OciResources {
   devices?: OciDeviceCgroup[]
   memory?: { limit?: OciInteger; reservation?: OciInteger; swap?: OciInteger; kernel?: OciInteger; disableOOMKiller?: boolean }
   cpu?: { shares?: OciInteger; quota?: OciInteger; period?: OciInteger; cpus?: string; mems?: string }
   pids?: { limit: OciInteger }
-  blockIO?: object
+  blockIO?: OciBlockIO
   hugepageLimits?: { pageSize: string; limit: OciInteger }[]
   unified?: Record<string, string>
 }

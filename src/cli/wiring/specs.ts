@@ -6,6 +6,7 @@ import { errnoOf, failedPrecondition, invalidArgument, messageOf } from '../../e
 import type { Any } from '../../generated/containerd.ts'
 import type { LinuxContainerResources } from '../../generated/cri.ts'
 import type { Init } from '../../generated/int64.ts'
+import { cgroupDriverMismatch } from '../../oci-spec/cgroups-path.ts'
 import { containerSpec } from '../../oci-spec/container-spec.ts'
 import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
 import { type OciAny, ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
@@ -63,6 +64,9 @@ export class SpecWiring {
     const { settings, facts, layout, imageUsers, userNamespaces } = this.#options
     const context = config.linux?.security_context ?? null
     if (userNamespaceMappings(context?.namespace_options?.userns_options) !== undefined) await userNamespaces.require(runtimeHandler)
+    const { options } = runtimeSettings(settings, runtimeHandler)
+    const mismatch = options.kind === 'runc' && !settings.disableCgroup ? cgroupDriverMismatch(config.linux?.cgroup_parent ?? '', options.systemdCgroup) : undefined
+    if (mismatch !== undefined) ctx.log.warn({ sandbox: id, runtimeHandler }, mismatch)
     const request = userRequest(context, image.config)
     const users = await imageUsers(ctx, image, sandboxRuntime(settings, runtimeHandler).snapshotter)
     return ociSpecAny(sandboxSpec({
