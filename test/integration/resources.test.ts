@@ -1,6 +1,8 @@
 // Limits of containers and pods on the real node: as they were asked for at the start, and as they are changed while it runs.
 import assert from 'node:assert/strict'
-import { readFile, readdir, rmdir } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { status as grpc } from '@grpc/grpc-js'
@@ -18,11 +20,20 @@ let pod: Pod
 /** Whether the kernel of this machine limits memory and swap together (swap accounting of cgroup v1). */
 let memsw = false
 
+/** A block device of this machine to limit, by name; that of the root file system is left alone. */
+let device: string | undefined
+let classesDir = ''
+
 before(async () => {
-  node = await startContainerNode()
+  classesDir = await mkdtemp(join(tmpdir(), 'cri-shim-classes-'))
+  device = (await readdir('/sys/block')).find((name) => name.startsWith('loop') && existsSync(`/dev/${name}`))
+  const classes = join(classesDir, 'blockio.yaml')
+  await writeFile(classes, `Classes:\n  slow:\n    - Devices: ["/dev/${device ?? 'nothing'}"]\n      ThrottleReadBps: 1Mi\n      ThrottleWriteIOPS: 2k\n`)
+  node = await startContainerNode([], `[plugins."io.containerd.service.v1.tasks-service"]\nblockio_config_file = "${classes}"\n`)
   pod = await node.pod('resources', { linux: { cgroup_parent: parent, resources: { cpu_shares: '2048', memory_limit_in_bytes: mebibytes(512) }, overhead: { cpu_shares: '102' } } })
 })
 after(async () => {
+  await rm(classesDir, { recursive: true })
   await node[Symbol.asyncDispose]()
   // The runtime makes a parent that is missing and leaves it: with a kubelet it is the kubelet's.
   for (const hierarchy of await readdir('/sys/fs/cgroup')) await rmdir(join('/sys/fs/cgroup', hierarchy, parent)).catch((error: unknown) => assert.match(String(error), /ENOENT|ENOTDIR/))
@@ -163,6 +174,26 @@ describe('resources', { skip: v1 ? false : 'written for the names of cgroup v1' 
     const { id } = await node.run(pod, 'ended', 'true')
     const { code, details } = await statusOf(update(id, { cpu_shares: '512' }))
     assert.deepEqual([code, /is exited/.test(details)], [grpc.FAILED_PRECONDITION, true])
+  })
+
+  it('a blockio class: throttled by the kernel, also after an update; one that is not there, and RDT without RDT, are refused', async (t) => {
+    const blockio = (name: string) => ({ annotations: { 'io.kubernetes.cri.blockio-class': name } })
+    const refusals = [await statusOf(node.create(pod, 'no-class', { ...sleeper, ...blockio('fast') })), await statusOf(node.create(pod, 'no-rdt', { ...sleeper, annotations: { 'io.kubernetes.cri.rdt-class': 'gold' } }))]
+    assert.deepEqual(refusals.map(({ code }) => code), [grpc.INVALID_ARGUMENT, grpc.FAILED_PRECONDITION])
+    assert.match(refusals.map(({ details }) => details).join('\n'), /"fast" is not defined in .*; there are slow\n.*rdt_config_file/)
+    if (device === undefined) {
+      t.skip('no loop device to limit')
+      return
+    }
+    const { id } = await node.start(pod, 'throttled', { ...sleeper, ...blockio('slow') })
+    const number = (await readFile(`/sys/block/${device}/dev`, 'utf8')).trim()
+    const throttled = async (): Promise<readonly string[]> => {
+      const dir = (await info(id)).cgroups?.v1['blkio'] ?? ''
+      return Promise.all(['read_bps', 'write_iops'].map(async (name) => (await readFile(join(dir, `blkio.throttle.${name}_device`), 'utf8')).trim()))
+    }
+    assert.deepEqual(await throttled(), [`${number} 1048576`, `${number} 2000`])
+    await update(id, { cpu_shares: '700' })
+    assert.deepEqual([await throttled(), (await limits(id))['shares']], [[`${number} 1048576`, `${number} 2000`], '700'])
   })
 
   it('many updates beside a start and a stop end in one of the states asked for', async () => {
