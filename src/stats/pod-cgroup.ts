@@ -13,7 +13,7 @@ export function podCgroup({ metadata }: Sandbox, mounts: CgroupMounts): CgroupPa
   if (parent === '' || parent === '/') return undefined
   return resolved(() => {
     const base = posix.basename(parent)
-    return cgroupPathsFor(base.endsWith('.slice') ? expandSlice(base) : posix.join('/', parent), { cgroup: mounts })
+    return cgroupPathsFor(base.endsWith('.slice') ? expandSlice(base) : parent.startsWith('/') ? parent : `/${parent}`, { cgroup: mounts })
   })
 }
 
