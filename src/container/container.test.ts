@@ -101,6 +101,7 @@ describe('mounts', () => {
     const volumes = imageVolumes(['/data', 'rel', '/data/', '/x/../y', '/c/'], [mount({})], '/run/c1')
     assert.deepEqual(volumes.map(({ containerPath }) => containerPath), ['/data', '/rel', '/y'])
     assert.ok(volumes.every(({ hostPath }) => /^\/run\/c1\/volumes\/\d$/.test(hostPath)))
+    assert.throws(() => imageVolumes(Array.from({ length: 257 }, (_, index) => `/${index}`), [], '/run/c1'), code(Code.INVALID_ARGUMENT), 'too many')
     for (const hostile of ['/', '..', '/a/..', '/a\0b']) assert.throws(() => imageVolumes([hostile], [], '/run/c1'), code(Code.INVALID_ARGUMENT), hostile)
   })
 })

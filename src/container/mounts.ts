@@ -32,8 +32,12 @@ async function resolveOrCreate(host: ContainerHost, mount: Mount): Promise<strin
   } catch (error) {
     if (!isNotFound(error)) throw CriError.from(error, `mount ${mount.container_path}`)
   }
-  await host.mkdirAll(mount.host_path, 0o755)
-  return host.resolvePath(mount.host_path)
+  try {
+    await host.mkdirAll(mount.host_path, 0o755)
+    return await host.resolvePath(mount.host_path)
+  } catch (error) {
+    throw CriError.from(error, `mount ${mount.container_path}: host path ${mount.host_path} does not exist (or is a symbolic link to nothing) and cannot be made`)
+  }
 }
 
 async function checkPropagation(host: ContainerHost, mount: Mount, hostPath: string): Promise<void> {
@@ -51,11 +55,15 @@ async function checkPropagation(host: ContainerHost, mount: Mount, hostPath: str
   }
 }
 
+/** No image needs more; each is a directory and a mount of every container. */
+const maxImageDefinedVolumes = 256
+
 /**
  * The volumes that an image declares and the request does not mount: each a directory of the container's own. INVALID_ARGUMENT for a path
  * that is not one inside the container.
  */
 export function imageVolumes(volumes: readonly string[], mounts: readonly Mount[], containerDir: string): { readonly containerPath: string; readonly hostPath: string }[] {
+  if (volumes.length > maxImageDefinedVolumes) throw invalidArgument(`the image declares ${volumes.length} volumes; the limit is ${maxImageDefinedVolumes}`)
   const taken = new Set(mounts.map((mount) => normalize(mount.container_path).replace(/(.)\/$/, '$1')))
   return volumes.map((path) => normalize(isAbsolute(path) ? path : `/${path}`).replace(/(.)\/$/, '$1')).filter((path, index, all) => {
     if (path === '/' || path.includes('\0')) throw invalidArgument(`the image declares the volume ${JSON.stringify(path)}, which is no directory inside a container`)
