@@ -2,10 +2,22 @@ import type { PodSandboxConfig } from '../generated/cri.ts'
 
 const PREFIX = 'io.kubernetes.cri.'
 
-/** The annotations that a runtime handler's allow-list lets through (`pod_annotations`, `container_annotations`). */
+/**
+ * Annotations by which runc and crun take orders as root: properties of the systemd unit (ExecStopPost= is one: CVE-2024-3154), hooks' output files, a
+ * configuration file for CRIU.
+ */
+const ORDERS = ['org.systemd.property.', 'run.oci.', 'org.criu.config']
+
+/**
+ * The annotations that a runtime handler's allow-list lets through (`pod_annotations`, `container_annotations`). Those that a runtime takes orders by
+ * pass only by a pattern that names them, never by a mere wildcard.
+ */
 export function passThroughAnnotations(annotations: Readonly<Record<string, string>>, patterns: readonly string[]): Record<string, string> {
-  const matchers = patterns.map(globMatcher)
-  return Object.fromEntries(Object.entries(annotations).filter(([key]) => matchers.some((matches) => matches(key))))
+  const matchers = patterns.map((pattern) => ({ pattern, matches: globMatcher(pattern) }))
+  return Object.fromEntries(Object.entries(annotations).filter(([key]) => {
+    const order = ORDERS.find((prefix) => key.startsWith(prefix))
+    return matchers.some(({ pattern, matches }) => matches(key) && (order === undefined || pattern.startsWith(order)))
+  }))
 }
 
 /** The annotations by which runtimes (kata, gVisor) know a sandbox. */

@@ -50,6 +50,8 @@ export function environment({ base, image, request, hostname, tty, home }: Envir
   }
   for (const { key, value } of request) variables.set(key, requestedValue(key, value))
   if (home !== undefined && !variables.has('HOME')) variables.set('HOME', home)
+  // Programs copy it into files with a line for each user (CVE-2022-4318, CVE-2026-15809).
+  if (/[\r\n]/.test(variables.get('HOME') ?? '')) throw invalidArgument('the variable HOME has a line break in it: no directory is called that; set it to a path in the container or its image')
   return [...variables].map(([key, value]) => `${key}=${value}`)
 }
 

@@ -8,11 +8,12 @@ export type TarEntry = {
 } & (
   | { readonly type: 'file'; readonly data: Uint8Array }
   | { readonly type: 'directory' }
+  | { readonly type: 'character-device'; readonly major: number; readonly minor: number }
   | { readonly type: 'symlink' | 'hardlink'; readonly target: string }
 )
 
 const block = 512
-const typeFlags = { file: '0', hardlink: '1', symlink: '2', directory: '5' } as const
+const typeFlags = { file: '0', hardlink: '1', symlink: '2', 'character-device': '3', directory: '5' } as const
 
 export const file = (path: string, data: Uint8Array | string, mode = 0o644): TarEntry => ({ type: 'file', path, data: Buffer.from(data), mode })
 export const directory = (path: string, mode = 0o755): TarEntry => ({ type: 'directory', path, mode })
@@ -50,6 +51,10 @@ function header(entry: TarEntry, sizeBytes: number): Buffer {
   write(typeFlags[entry.type], 156, 1)
   if ('target' in entry) write(entry.target, 157, 100)
   write('ustar\u000000', 257, 8) // magic, version
+  if ('major' in entry) {
+    octal(entry.major, 329, 8)
+    octal(entry.minor, 337, 8)
+  }
   head.fill(0x20, 148, 156)
   octal(head.reduce((sum, byte) => sum + byte, 0), 148, 7) // six digits, NUL, and the space that is there
   return head

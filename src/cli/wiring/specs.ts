@@ -8,7 +8,7 @@ import type { LinuxContainerResources } from '../../generated/cri.ts'
 import type { Init } from '../../generated/int64.ts'
 import { cgroupDriverMismatch } from '../../oci-spec/cgroups-path.ts'
 import { containerSpec } from '../../oci-spec/container-spec.ts'
-import type { ResolvedMount, RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
+import type { RuntimeView, SpecSettings } from '../../oci-spec/input.ts'
 import { type OciAny, ociSpecAny, parseOciSpec } from '../../oci-spec/json.ts'
 import { oomScoreAdj } from '../../oci-spec/oom.ts'
 import { resolveUser } from '../../oci-spec/resolve-user.ts'
@@ -23,10 +23,10 @@ import { userNamespaceMappings } from '../../oci-spec/user-namespace.ts'
 import type { SandboxDeps } from '../../sandbox/deps.ts'
 import { sandboxFiles, usesHostIpc } from '../../sandbox/files.ts'
 import { displayName } from '../../state/image-names.ts'
-import type { Sandbox } from '../../state/records.ts'
 import type { Layout } from '../../state/status-file.ts'
 import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './runtimes.ts'
 import type { CdiSpecifications } from './cdi.ts'
+import { podMounts } from './pod-mounts.ts'
 import type { RuntimeFeatureProbe } from './runtime-features.ts'
 import type { ResourceClasses } from './resource-classes.ts'
 import type { SpecFacts } from './spec-facts.ts'
@@ -87,7 +87,7 @@ export class SpecWiring {
       imageConfig: image.config, imageName: config.image?.user_specified_image ? config.image.user_specified_image : request.imageName, user: request.user,
       hostFacts: context?.privileged === true ? await facts.withDevices() : await facts.current(), runtime: await this.#runtimeView(sandbox.metadata.runtimeHandler),
       settings: this.#specSettings, seccompProfile: await this.#seccompText(context), netnsPath: sandbox.metadata.netnsPath === '' ? undefined : sandbox.metadata.netnsPath,
-      mounts: [...await this.#podMounts(sandbox, context?.readonly_rootfs === true, request.selinux?.mountLabel ?? ''), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), ...await this.#options.classes.of(config, request.sandboxConfig), selinux: request.selinux,
+      mounts: [...await podMounts(this.#options, sandbox, { readonly: context?.readonly_rootfs === true, mountLabel: request.selinux?.mountLabel ?? '' }), ...request.mounts], devices: request.devices, targetPid: request.targetPid, cdi: await this.#options.cdi?.injectionFor(config), ...await this.#options.classes.of(config, request.sandboxConfig), selinux: request.selinux,
     }))
   }
 
@@ -102,23 +102,6 @@ export class SpecWiring {
     const { facts } = this.#options.facts
     oomScoreAdj(Number(resources.oom_score_adj), facts, this.#specSettings)
     linuxResources(resources, facts, this.#specSettings)
-  }
-
-  /** The pod's own files, for a container that does not mount something else in their place. */
-  async #podMounts(sandbox: Sandbox, readonly: boolean, mountLabel: string): Promise<ResolvedMount[]> {
-    const { layout, exists, selinux } = this.#options
-    const files = sandboxFiles(layout, sandbox.id)
-    const shm = usesHostIpc(sandbox.metadata.config) ? '/dev/shm' : layout.sandboxShm(sandbox.id)
-    const candidates = [
-      { containerPath: '/etc/hostname', hostPath: files.hostname, readonly }, { containerPath: '/etc/hosts', hostPath: files.hosts, readonly },
-      { containerPath: '/etc/resolv.conf', hostPath: files.resolvConf, readonly }, { containerPath: '/dev/shm', hostPath: shm, readonly: false },
-    ]
-    // A sandbox that containerd's own plugin made has its files elsewhere.
-    const there = await Promise.all(candidates.map((candidate) => exists(candidate.hostPath)))
-    const mounts = candidates.filter((_, index) => there[index]).map((candidate) => ({ origin: 'host' as const, ...candidate }))
-    // These very files, whatever a request mounts on their place in the container (CVE-2021-43816); never the node's own.
-    if (mountLabel !== '') await Promise.all(mounts.filter(({ hostPath }) => hostPath !== '/dev/shm').map(({ hostPath }) => selinux.relabel(hostPath, mountLabel)))
-    return mounts
   }
 
   async #runtimeView(handler: string): Promise<RuntimeView> {
