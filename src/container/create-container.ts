@@ -127,7 +127,9 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
       extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
     }))
     const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
-    if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, id, runtime.snapshotter, input.imageVolumes, mappings === undefined ? undefined : usernsOf(sandbox)))
+    if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, {
+      id, snapshotter: runtime.snapshotter, volumes: input.imageVolumes, userns: mappings === undefined ? undefined : usernsOf(sandbox), mountLabel,
+    }))
     if (volumes.length > 0) {
       await operation.step('fill image volumes', () => host.withMounts(rootfs, async (root) => {
         for (const volume of volumes) {

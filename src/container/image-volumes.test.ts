@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
 import { describe, it } from 'node:test'
 import { Code, CriError, notFound } from '../errors/cri-error.ts'
 import { type Mount, MountPropagation } from '../generated/cri.ts'
@@ -57,10 +60,32 @@ describe('an image mount', () => {
       },
     }
     const volumes = [mount({ image_sub_path: 'x' }), mount({ container_path: '/d' })].map((each, index) => ({ index, mount: each, image }))
-    await assert.rejects(mountImageVolumes(deps, ctx, 'c1', 'overlayfs', volumes), (error) => error instanceof CriError && error.code === Code.NOT_FOUND
+    await assert.rejects(mountImageVolumes(deps, ctx, { id: 'c1', snapshotter: 'overlayfs', volumes, userns: undefined, mountLabel: '' }), (error) => error instanceof CriError && error.code === Code.NOT_FOUND
       && error.message === 'ImageVolumeMountFailed: mount /c of image registry.k8s.io/data:1: sub path "x" of the image does not exist')
     assert.ok(slowEnded)
   })
+})
+
+it('what is to be relabelled gets its label by the mount, an image of one layer too; what is not stays as it is', async () => {
+  const state = await mkdtemp(join(tmpdir(), 'cri-shim-label-'))
+  const seen: Record<string, readonly { readonly type: string; readonly options: readonly string[] }[]> = {}
+  const views = [[{ type: 'overlay', source: 'overlay', target: '', options: ['lowerdir=/2:/1'] }], [{ type: 'bind', source: '/1', target: '', options: ['ro', 'rbind'] }], [{ type: 'bind', source: '/1', target: '', options: ['ro', 'rbind'] }]]
+  const deps = {
+    layout: new Layout('/root', state), containerd: { snapshots: { remove: async () => undefined, view: async (_: unknown, __: string, key: string) => views[Number(key.at(-1))] ?? [] } },
+    host: { unmount: async () => undefined, removeTree: async () => undefined, withIdmapped: async () => assert.fail('no user namespace'), mountImage: async (mounts: typeof views[0], dir: string) => { seen[basename(dir)] = mounts } },
+  }
+  const volumes = [true, true, false].map((selinux_relabel, index) => ({ index, mount: mount({ selinux_relabel }), image }))
+  const label = 'system_u:object_r:container_file_t:s0:c1,c2'
+  try {
+    await mountImageVolumes(deps, ctx, { id: 'c1', snapshotter: 'overlayfs', volumes, userns: undefined, mountLabel: label })
+    const dir = join(state, 'containers/c1/image-volumes/1/nothing')
+    assert.deepEqual(seen['0']?.[0]?.options, ['lowerdir=/2:/1', `context="${label}"`])
+    assert.deepEqual([seen['1']?.[0]?.type, seen['1']?.[0]?.options], ['overlay', [`lowerdir=/1:${dir}`, `context="${label}"`]])
+    assert.deepEqual(await readdir(dir), [])
+    assert.deepEqual(seen['2'], views[2])
+  } finally {
+    await rm(state, { recursive: true })
+  }
 })
 
 it('an image is in use by who mounts it, also by name as containerd\'s own plugin has it', () => {

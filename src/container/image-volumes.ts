@@ -1,8 +1,9 @@
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { join as joinPath } from 'node:path'
 import { join } from '../concurrency/join.ts'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { SnapshotsService } from '../containerd/snapshots.ts'
+import { labelledMounts } from '../containerd/mount-label.ts'
 import { CriError, errnoOf, invalidArgument } from '../errors/cri-error.ts'
 import type { Mount as SnapshotMount } from '../generated/containerd.ts'
 import { type Mount, MountPropagation } from '../generated/cri.ts'
@@ -75,15 +76,30 @@ interface Deps {
   readonly layout: Layout
 }
 
-/** Mounts the images, for a pod with a user namespace with their ids mapped. The container's record must be there, with the labels that keep the views. What was made before a failure is the caller's to take back. */
-export async function mountImageVolumes(deps: Deps, ctx: Ctx, id: string, snapshotter: string, volumes: readonly ImageVolume[], userns?: string): Promise<void> {
+export interface ImageVolumesRequest {
+  /** The container's. */
+  readonly id: string
+  readonly snapshotter: string
+  readonly volumes: readonly ImageVolume[]
+  /** The file of the pod's user namespace: the images' ids are mapped to it. */
+  readonly userns: string | undefined
+  /** The SELinux label of the container's files, empty for none: what is asked to be relabelled gets it by its mount, for a shared snapshot cannot be relabelled. */
+  readonly mountLabel: string
+}
+
+/** Mounts the images. The container's record must be there, with the labels that keep the views. What was made before a failure is the caller's to take back. */
+export async function mountImageVolumes(deps: Deps, ctx: Ctx, request: ImageVolumesRequest): Promise<void> {
+  const { id, snapshotter, volumes, userns, mountLabel } = request
   await join(ctx.signal, volumes.map(({ index, mount, image }) => async (signal: AbortSignal) => {
     const branch = withSignal(ctx, signal)
     try {
       const mounts = await deps.containerd.snapshots.view(branch, snapshotter, viewKey(id, index), image.chainId)
       signal.throwIfAborted()
       const dir = joinPath(deps.layout.containerImageVolumesDir(id), String(index))
-      const mountOn = (layers: readonly SnapshotMount[]): Promise<void> => deps.host.mountImage(layers, dir, mount.image_sub_path, branch.signal)
+      const mountOn = async (layers: readonly SnapshotMount[]): Promise<void> => {
+        const labelled = mount.selinux_relabel && mountLabel !== '' ? await withLabel(layers, mountLabel, joinPath(dir, 'nothing')) : layers
+        await deps.host.mountImage(labelled, dir, mount.image_sub_path, branch.signal)
+      }
       if (userns === undefined) await mountOn(mounts)
       else await deps.host.withIdmapped({ rootfs: mounts, volumes: [], dir: joinPath(deps.layout.containerIdmapDir(id), `image-${index}`), userns }, mountOn)
     } catch (error) {
@@ -91,6 +107,12 @@ export async function mountImageVolumes(deps: Deps, ctx: Ctx, id: string, snapsh
       throw imageVolumeError(mount, error)
     }
   }))
+}
+
+/** Labelled mounts. Only a file system has a label, a bind mount has none of its own: an image of one layer becomes an overlay of that and an empty directory. */
+async function withLabel(mounts: readonly SnapshotMount[], label: string, empty: string): Promise<SnapshotMount[]> {
+  await mkdir(empty, { recursive: true, mode: 0o755 })
+  return labelledMounts(mounts.map((mount) => (mount.type === 'bind' ? { ...mount, type: 'overlay', source: 'overlay', options: [`lowerdir=${mount.source}:${empty}`] } : mount)), label)
 }
 
 /** Unmounts what a container has of images, and removes its directory under the state directory. Idempotent; also after a crash in the middle. */

@@ -99,6 +99,10 @@ describe('against a real containerd', { skip }, () => {
       assert.deepEqual([Number(info?.size), info?.labels['test/label']], [data.length, 'yes'])
       assert.equal(await containerd.content.openWriter(ctx, options), undefined, 'there already')
       assert.ok((await containerd.content.read(ctx, options.digest, data.length)).equals(data))
+      const hash = createHash('sha256')
+      for await (const piece of containerd.content.stream(ctx, options.digest)) hash.update(piece)
+      assert.equal(`sha256:${hash.digest('hex')}`, options.digest)
+      await assert.rejects(containerd.content.stream(ctx, sha256(Buffer.from('no'))).next(), code(Code.NOT_FOUND))
     })
 
     it('refuses bytes that are not those of the digest', async () => {

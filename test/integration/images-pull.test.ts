@@ -52,7 +52,7 @@ async function images(content: ContentDir): Promise<void> {
   const attestation = { ...await addImage(content, [one], 'arm64', { Labels: { attestation: 'yes' } }), platform: { os: 'unknown', architecture: 'unknown' } }
   content.name(`${host}/t/foreign:1`, await addIndex(content, [attestation, foreign, windows]))
   content.name(`${host}/t/artifact:1`, await content.json('application/vnd.oci.image.manifest.v1+json', {
-    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json', config: await content.json('application/vnd.example.config+json', {}),
+    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json', config: await content.json('application/vnd.oci.image.config.v1+json', {}),
     layers: [await content.blob('application/vnd.example.thing', Buffer.from('thing'))],
   }))
 }
