@@ -21,6 +21,9 @@ export PATH
 missing_packages() {
   have containerd || echo containerd
   have runc || echo runc
+  # Other runtimes, for the tests of runtime handlers.
+  have crun || echo crun
+  have runsc || echo runsc
   if [ ! -x /opt/cni/bin/bridge ] && [ ! -x /usr/lib/cni/bridge ]; then echo containernetworking-plugins; fi
   have iptables || echo iptables
   have ip || echo iproute2
