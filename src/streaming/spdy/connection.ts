@@ -36,10 +36,15 @@ const INLINE_BYTES = 1024
 const DETACH_BYTES = 4096
 /** How long a peer that says nothing may leave our question open whether it does flow control. */
 const PROBE_MS = 500
-/** How long a transport may take to flush the last frames to a peer. */
+/** How long a transport may take to flush GOAWAY after a violation, or to a peer that has closed its side. */
 const LINGER_MS = 1000
+/** How long it may take when the connection ends in order. */
 const CLOSE_MS = 10_000
 const MAX_OPEN_PINGS = 64
+/** A peer has no reason to send more of them, and each costs a walk over the streams. */
+const MAX_SETTINGS_FRAMES = 1000
+/** While nothing is read from a peer its end would go unseen: writing to it this often shows it. */
+const PAUSED_PING_MS = 5000
 
 /**
  * SPDY/3.1 over any byte stream: a socket, TLS, or a WebSocket tunnel.
@@ -62,24 +67,30 @@ export class SpdyConnection {
   readonly #channels = new Map<number, Channel>()
   #nextStreamId: number
   #lastPeerStreamId = 0
-  /** The peer's streams that are open, and those it has reset whose end the consumer has not been told yet. */
+  /** The peer's among them. */
   #peerStreams = 0
   #peerMaxStreams = Infinity
   #peerGoneAway = false
   #draining = false
   #goAwaySent = false
 
-  /** 'unknown' until the peer shows whether it does flow control. */
+  /** Whether the peer's windows bind us: 'unknown' until it shows whether it does flow control. */
   #peerFlow: 'unknown' | 'windows' | 'none' = 'unknown'
+  /** The peer has sent more than our windows allowed, without ever having shown flow control: it need not be told of windows any more. */
+  #overrun = false
+  #settingsFrames = 0
   #probeTimer: NodeJS.Timeout | undefined
   #probing = false
   #peerInitialWindow = DEFAULT_WINDOW_BYTES
   #sendWindow = DEFAULT_WINDOW_BYTES
+  /** What we let a peer send before consumers have read, all streams together. */
+  readonly #windowBytes: number
   #receiveWindow: number
   #unacknowledged = 0
 
   #buffered = 0
   #paused = false
+  #pausedTimer: NodeJS.Timeout | undefined
   /** Channels that have data to send and only wait for the transport, in the order of their turns. */
   readonly #ready = new Set<Channel>()
   /** Writers whose bytes are with the transport, to be told when it has room. */
@@ -108,16 +119,16 @@ export class SpdyConnection {
     this.#host = this.#channelHost()
     this.#nextStreamId = options.side === 'server' ? 2 : 1
     this.#nextPingId = options.side === 'server' ? 2 : 1
-    this.#receiveWindow = this.#limits.maxBufferedBytes
+    // Below the bound, so that a peer that keeps to the window never brings the transport to a stop, and its control frames are always read.
+    this.#windowBytes = Math.max(DEFAULT_WINDOW_BYTES, Math.floor(this.#limits.maxBufferedBytes * 0.75))
+    this.#receiveWindow = this.#windowBytes
 
     transport.on('error', (error) => this.#end(error, 'destroy'))
     transport.on('close', () => this.#transportClosed())
     transport.on('end', () => this.#transportEnded())
     transport.on('drain', () => this.#drained())
     this.#sendControl(settingsFrame([[SettingsId.INITIAL_WINDOW_SIZE, this.#limits.initialWindowBytes]]))
-    if (this.#limits.maxBufferedBytes > DEFAULT_WINDOW_BYTES) {
-      this.#sendControl(windowUpdateFrame(0, this.#limits.maxBufferedBytes - DEFAULT_WINDOW_BYTES))
-    }
+    if (this.#windowBytes > DEFAULT_WINDOW_BYTES) this.#sendControl(windowUpdateFrame(0, this.#windowBytes - DEFAULT_WINDOW_BYTES))
     // Not before the caller has its connection: onStream may need it.
     process.nextTick(() => this.#start(options.head))
   }
@@ -149,8 +160,7 @@ export class SpdyConnection {
   createStream(headers: SpdyHeaders, options: { readonly fin?: boolean } = {}): SpdyStream {
     if (this.#ended !== undefined) throw this.#ended
     if (this.#draining || this.#peerGoneAway) throw new SpdyError('SPDY_REFUSED', 'no new SPDY stream: the connection is going away')
-    const own = this.#channels.size - this.#peerStreamsOpen()
-    if (own >= this.#peerMaxStreams) throw new SpdyError('SPDY_REFUSED', `no new SPDY stream: the peer allows ${this.#peerMaxStreams}`)
+    if (this.#channels.size - this.#peerStreams >= this.#peerMaxStreams) throw new SpdyError('SPDY_REFUSED', `no new SPDY stream: the peer allows ${this.#peerMaxStreams}`)
     if (this.#nextStreamId > MAX_STREAM_ID) throw new SpdyError('SPDY_REFUSED', 'no new SPDY stream: the connection has used up its stream ids')
     const fin = options.fin === true
     const block = this.#encoder.encode(headers)
@@ -169,8 +179,7 @@ export class SpdyConnection {
   ping(): Promise<void> {
     if (this.#ended !== undefined) return Promise.reject(this.#ended)
     if (this.#pings.size >= MAX_OPEN_PINGS) return Promise.reject(new SpdyError('SPDY_REFUSED', `the peer has left ${MAX_OPEN_PINGS} SPDY pings unanswered`))
-    const id = this.#nextPingId
-    this.#nextPingId = id + 2 > MAX_STREAM_ID ? id % 2 || 2 : id + 2
+    const id = this.#takePingId()
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     this.#pings.set(id, { resolve, reject })
     this.#sendControl(pingFrame(id))
@@ -199,7 +208,7 @@ export class SpdyConnection {
       const timer = setTimeout(() => this.destroy(), timeoutMs)
       try {
         await Promise.all(Array.from(this.#channels.values(), (channel) => flushed(channel.stream)))
-        this.#end(undefined, 'end')
+        this.#end(undefined, 'end', timeoutMs)
         await this.closed
       } finally {
         clearTimeout(timer)
@@ -221,6 +230,10 @@ export class SpdyConnection {
     if (head !== undefined && head.length > 0) this.#receive(head)
     this.#transport.on('data', (chunk: Buffer) => this.#receive(chunk))
     if (this.#paused) this.#transport.pause()
+    else this.#transport.resume()
+    // What was over before the transport was handed over says so no more.
+    if (this.#transport.closed) this.#transportClosed()
+    else if (this.#transport.readableEnded) this.#transportEnded()
   }
 
   #receive(chunk: Buffer): void {
@@ -255,7 +268,7 @@ export class SpdyConnection {
   }
 
   /** Ends the connection once; every stream learns it. @param how whether what is queued is still sent, or all dropped */
-  #end(reason: Error | undefined, how: 'end' | 'destroy'): void {
+  #end(reason: Error | undefined, how: 'end' | 'destroy', lingerMs: number = LINGER_MS): void {
     if (this.#ended !== undefined) {
       if (how === 'destroy') this.#transport.destroy()
       return
@@ -265,6 +278,7 @@ export class SpdyConnection {
     this.#ended = ended
     this.#reason = reason
     clearTimeout(this.#probeTimer)
+    clearInterval(this.#pausedTimer)
     this.#ready.clear()
     this.#waitingDone = []
     for (const channel of this.#channels.values()) channel.connectionEnded(ended)
@@ -278,7 +292,7 @@ export class SpdyConnection {
     // What the peer still sends is read and dropped, so that closing the socket does not reset it under our last frames.
     this.#transport.resume()
     this.#transport.end()
-    this.#lingerTimer = setTimeout(() => this.#transport.destroy(), LINGER_MS)
+    this.#lingerTimer = setTimeout(() => this.#transport.destroy(), lingerMs)
   }
 
   // Sending
@@ -297,7 +311,9 @@ export class SpdyConnection {
   }
 
   #goAwayWhenIdle(): void {
-    if (this.#draining && this.#channels.size === 0 && this.#ended === undefined) this.#sendGoAway(GoAwayStatus.OK)
+    if (this.#channels.size > 0 || this.#ended !== undefined) return
+    if (this.#peerGoneAway) this.#end(undefined, 'end', CLOSE_MS)
+    else if (this.#draining) this.#sendGoAway(GoAwayStatus.OK)
   }
 
   #schedule(channel: Channel): void {
@@ -315,12 +331,12 @@ export class SpdyConnection {
     this.#pump()
   }
 
-  /** One frame of each channel in turn, until the transport is full or nobody can go on. */
+  /** One frame of each channel in turn, until the transport or the connection's window is full, or nobody can go on. */
   #pump(): void {
     if (this.#pumping) return
     this.#pumping = true
     for (const channel of this.#ready) {
-      if (this.#transport.writableNeedDrain) break
+      if (this.#transport.writableNeedDrain || (this.#peerFlow === 'windows' && this.#sendWindow <= 0)) break
       this.#ready.delete(channel)
       this.#sendData(channel)
     }
@@ -403,7 +419,7 @@ export class SpdyConnection {
       sendFin: (channel) => this.#sendControl(dataHeader(channel.id, 0, true)),
       sendReset: (channel, status) => this.#sendControl(rstStreamFrame(channel.id, status)),
       sendWindowUpdate: (channel, delta) => {
-        if (this.#peerFlow !== 'none') this.#sendControl(windowUpdateFrame(channel.id, delta))
+        if (!this.#overrun) this.#sendControl(windowUpdateFrame(channel.id, delta))
       },
       charge: (cost) => this.#charge(cost),
       credit: (bytes) => this.#credit(bytes),
@@ -416,29 +432,40 @@ export class SpdyConnection {
     if (!this.#paused && this.#buffered > this.#limits.maxBufferedBytes) {
       this.#paused = true
       this.#transport.pause()
+      this.#pausedTimer = setInterval(() => this.#knock(), PAUSED_PING_MS)
     } else if (this.#paused && this.#buffered <= this.#limits.maxBufferedBytes / 2) {
       this.#paused = false
+      clearInterval(this.#pausedTimer)
       if (this.#ended === undefined) this.#transport.resume()
     }
   }
 
   #credit(bytes: number): void {
     this.#unacknowledged += bytes
-    if (this.#unacknowledged < this.#limits.maxBufferedBytes / 2) return
+    if (this.#unacknowledged < this.#windowBytes / 2) return
     const delta = this.#unacknowledged
     this.#unacknowledged = 0
     this.#receiveWindow += delta
-    if (this.#peerFlow !== 'none') this.#sendControl(windowUpdateFrame(0, delta))
+    if (!this.#overrun) this.#sendControl(windowUpdateFrame(0, delta))
+  }
+
+  /** A write that fails when the peer is gone. Not an activity: neither side wanted anything. */
+  #knock(): void {
+    const before = this.#lastActivityMs
+    this.#sendControl(pingFrame(this.#takePingId()))
+    this.#lastActivityMs = before
+  }
+
+  #takePingId(): number {
+    const id = this.#nextPingId
+    this.#nextPingId = id + 2 > MAX_STREAM_ID ? id % 2 || 2 : id + 2
+    return id
   }
 
   #addChannel(id: number, headers: SpdyHeaders, accepted: boolean): Channel {
     const channel = new Channel(this.#host, { id, headers, accepted, sendWindow: this.#peerInitialWindow, windowBytes: this.#limits.initialWindowBytes })
     this.#channels.set(id, channel)
     return channel
-  }
-
-  #peerStreamsOpen(): number {
-    return this.#peerStreams
   }
 
   #removeChannel(channel: Channel): void {
@@ -471,7 +498,10 @@ export class SpdyConnection {
   #onData(id: number, piece: Buffer, fin: boolean): void {
     const channel = this.#channels.get(id)
     this.#receiveWindow -= piece.length
-    if (this.#receiveWindow < 0) this.#windowExceeded()
+    if (this.#receiveWindow < 0 && !this.#overrun) {
+      if (this.#peerFlow === 'windows') throw violation('it sends more than the window of the connection')
+      this.#peerDoesNone()
+    }
     if (channel === undefined || channel.remoteClosed) {
       this.#credit(piece.length)
       if (channel !== undefined) this.#streamError(channel, RstStatus.STREAM_ALREADY_CLOSED, 'it sends data after its FIN')
@@ -485,23 +515,23 @@ export class SpdyConnection {
       return
     }
     if (piece.length > 0) {
-      if (channel.receiveWindow < piece.length) {
+      if (channel.receiveWindow < piece.length && !this.#overrun) {
         if (this.#peerFlow === 'windows') {
           this.#credit(piece.length)
           this.#streamError(channel, RstStatus.FLOW_CONTROL_ERROR, 'it sends more than its window')
           return
         }
-        this.#windowExceeded()
+        this.#peerDoesNone()
       }
       channel.receive(piece.length <= DETACH_BYTES && piece.buffer.byteLength > 4 * piece.length ? Buffer.from(piece) : piece)
     }
     if (fin && !channel.remoteClosed) channel.receiveFin()
   }
 
-  /** More came than we allowed: a peer that has shown flow control broke it, another one shows that it does none. */
-  #windowExceeded(): void {
-    if (this.#peerFlow === 'windows') throw violation('it sends more than the window of the connection')
-    if (this.#peerFlow === 'none') return
+  /** More came than we allowed, from a peer that has not shown flow control. */
+  #peerDoesNone(): void {
+    this.#overrun = true
+    if (this.#peerFlow !== 'unknown') return
     this.#peerFlow = 'none'
     this.#wakeAll()
   }
@@ -560,17 +590,19 @@ export class SpdyConnection {
   }
 
   #onSettings(values: ReadonlyArray<readonly [id: number, value: number]>): void {
+    if (++this.#settingsFrames > MAX_SETTINGS_FRAMES) throw violation(`more than ${MAX_SETTINGS_FRAMES} SETTINGS frames`)
     this.#peerDoesFlowControl()
-    for (const [id, value] of values) {
-      if (id === SettingsId.MAX_CONCURRENT_STREAMS) this.#peerMaxStreams = value
-      if (id !== SettingsId.INITIAL_WINDOW_SIZE) continue
-      if (value > MAX_WINDOW_BYTES) throw violation(`an initial window of ${value} bytes`)
-      const delta = value - this.#peerInitialWindow
-      this.#peerInitialWindow = value
-      for (const channel of this.#channels.values()) {
-        channel.sendWindow += delta
-        if (channel.sendWindow > MAX_WINDOW_BYTES) throw violation(`the window of stream ${channel.id} grows beyond ${MAX_WINDOW_BYTES} bytes`)
-      }
+    // Of an id that comes twice in a frame the first counts.
+    const valueOf = (wanted: number): number | undefined => values.find(([id]) => id === wanted)?.[1]
+    this.#peerMaxStreams = valueOf(SettingsId.MAX_CONCURRENT_STREAMS) ?? this.#peerMaxStreams
+    const window = valueOf(SettingsId.INITIAL_WINDOW_SIZE) ?? this.#peerInitialWindow
+    if (window > MAX_WINDOW_BYTES) throw violation(`an initial window of ${window} bytes`)
+    const delta = window - this.#peerInitialWindow
+    if (delta === 0) return
+    this.#peerInitialWindow = window
+    for (const channel of this.#channels.values()) {
+      channel.sendWindow += delta
+      if (channel.sendWindow > MAX_WINDOW_BYTES) throw violation(`the window of stream ${channel.id} grows beyond ${MAX_WINDOW_BYTES} bytes`)
     }
     this.#wakeAll()
   }
@@ -589,6 +621,7 @@ export class SpdyConnection {
     for (const channel of this.#channels.values()) {
       if (!channel.accepted && channel.id > lastGoodStreamId) channel.receiveReset(RstStatus.REFUSED_STREAM)
     }
+    this.#goAwayWhenIdle()
   }
 
   #onWindowUpdate(id: number, delta: number): void {
@@ -597,7 +630,7 @@ export class SpdyConnection {
       if (delta === 0) throw violation('a WINDOW_UPDATE by 0')
       this.#sendWindow += delta
       if (this.#sendWindow > MAX_WINDOW_BYTES) throw violation(`the window of the connection grows beyond ${MAX_WINDOW_BYTES} bytes`)
-      this.#wakeAll()
+      this.#pump()
       return
     }
     const channel = this.#channels.get(id)
@@ -612,6 +645,7 @@ export class SpdyConnection {
     if (this.#peerFlow === 'windows') return
     this.#peerFlow = 'windows'
     clearTimeout(this.#probeTimer)
+    this.#wakeAll()
   }
 
   /** Ends one stream for something the peer did. */

@@ -9,8 +9,8 @@ export interface SpdyLimits {
   /** Streams that the peer may have open at once. */
   readonly maxStreams: number
   /**
-   * Received bytes that wait for their consumers, all streams together. At the bound nothing more is read from the transport until half of it is
-   * consumed. It is the connection's receive window too.
+   * Received bytes that wait for their consumers, all streams together; from 128 KiB on. At the bound nothing more is read from the transport until half of it is
+   * consumed. Three quarters of it are the connection's receive window.
    */
   readonly maxBufferedBytes: number
   /** The receive window of each stream, from 64 KiB on. */
@@ -38,7 +38,7 @@ export function resolveLimits(given: Partial<SpdyLimits> = {}): SpdyLimits {
   check('maxFrameBytes', 64, 0xff_ffff)
   check('maxHeaderBytes', 64, 0xff_ffff)
   check('maxStreams', 1, 0x3fff_ffff)
-  check('maxBufferedBytes', DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
+  check('maxBufferedBytes', 2 * DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
   check('initialWindowBytes', DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
   check('maxQueuedFrames', 1, 1_000_000)
   return limits
