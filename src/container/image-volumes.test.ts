@@ -66,7 +66,7 @@ describe('an image mount', () => {
   })
 })
 
-it('what is to be relabelled gets its label by the mount, an image of one layer too; what is not stays as it is', async () => {
+it('an image of one layer is a file system of its own, with a label when that is asked for; other snapshotters\' mounts stay as they are without', async () => {
   const state = await mkdtemp(join(tmpdir(), 'cri-shim-label-'))
   const seen: Record<string, readonly { readonly type: string; readonly options: readonly string[] }[]> = {}
   const views = [[{ type: 'overlay', source: 'overlay', target: '', options: ['lowerdir=/2:/1'] }], [{ type: 'bind', source: '/1', target: '', options: ['ro', 'rbind'] }], [{ type: 'bind', source: '/1', target: '', options: ['ro', 'rbind'] }]]
@@ -82,6 +82,8 @@ it('what is to be relabelled gets its label by the mount, an image of one layer 
     assert.deepEqual(seen['0']?.[0]?.options, ['lowerdir=/2:/1', `context="${label}"`])
     assert.deepEqual([seen['1']?.[0]?.type, seen['1']?.[0]?.options], ['overlay', [`lowerdir=/1:${dir}`, `context="${label}"`]])
     assert.deepEqual(await readdir(dir), [])
+    assert.deepEqual(seen['2']?.[0]?.options, [`lowerdir=/1:${join(dir, '../../2/nothing')}`])
+    await mountImageVolumes(deps, ctx, { id: 'c1', snapshotter: 'native', volumes: volumes.slice(2), userns: undefined, mountLabel: label })
     assert.deepEqual(seen['2'], views[2])
   } finally {
     await rm(state, { recursive: true })

@@ -97,8 +97,9 @@ export async function mountImageVolumes(deps: Deps, ctx: Ctx, request: ImageVolu
       signal.throwIfAborted()
       const dir = joinPath(deps.layout.containerImageVolumesDir(id), String(index))
       const mountOn = async (layers: readonly SnapshotMount[]): Promise<void> => {
-        const labelled = mount.selinux_relabel && mountLabel !== '' ? await withLabel(layers, mountLabel, joinPath(dir, 'nothing')) : layers
-        await deps.host.mountImage(labelled, dir, mount.image_sub_path, branch.signal)
+        const label = mount.selinux_relabel ? mountLabel : ''
+        const sealed = snapshotter === 'overlayfs' || label !== '' ? await asFileSystem(layers, joinPath(dir, 'nothing')) : layers
+        await deps.host.mountImage(labelledMounts(sealed, label), dir, mount.image_sub_path, branch.signal)
       }
       if (userns === undefined) await mountOn(mounts)
       else await deps.host.withIdmapped({ rootfs: mounts, volumes: [], dir: joinPath(deps.layout.containerIdmapDir(id), `image-${index}`), userns }, mountOn)
@@ -109,10 +110,13 @@ export async function mountImageVolumes(deps: Deps, ctx: Ctx, request: ImageVolu
   }))
 }
 
-/** Labelled mounts. Only a file system has a label, a bind mount has none of its own: an image of one layer becomes an overlay of that and an empty directory. */
-async function withLabel(mounts: readonly SnapshotMount[], label: string, empty: string): Promise<SnapshotMount[]> {
+/**
+ * An image of one layer as an overlay of that and an empty directory. A bind mount of the layer would be read-only by a flag that a container with CAP_SYS_ADMIN
+ * can take away, and then write to what all containers of the image share; and it could not have a label.
+ */
+async function asFileSystem(mounts: readonly SnapshotMount[], empty: string): Promise<SnapshotMount[]> {
   await mkdir(empty, { recursive: true, mode: 0o755 })
-  return labelledMounts(mounts.map((mount) => (mount.type === 'bind' ? { ...mount, type: 'overlay', source: 'overlay', options: [`lowerdir=${mount.source}:${empty}`] } : mount)), label)
+  return mounts.map((mount) => (mount.type === 'bind' ? { ...mount, type: 'overlay', source: 'overlay', options: [`lowerdir=${[mount.source, empty].map((path) => path.replaceAll(/[\\:]/g, '\\$&')).join(':')}`] } : mount))
 }
 
 /** Unmounts what a container has of images, and removes its directory under the state directory. Idempotent; also after a crash in the middle. */

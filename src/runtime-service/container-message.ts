@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { signalNumber } from '../container/stop-container.ts'
-import { type ContainerStatus, Signal } from '../generated/cri.ts'
+import { type ContainerStatus, type Mount, Signal } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import { repoNames } from '../state/image-names.ts'
 import type { ImageStore } from '../state/image-store.ts'
@@ -31,12 +31,19 @@ export function containerStatusMessage(container: Container, images: ImageStore)
     message: status.message,
     labels: config.labels,
     annotations: config.annotations,
-    mounts: config.mounts,
+    mounts: config.mounts.map((mount) => withImageRef(mount, images)),
     log_path: logPath,
     resources: resources === null ? null : { linux: resources },
     user: user === undefined ? null : { linux: { uid: String(user.uid), gid: String(user.gid), supplemental_groups: user.additionalGids.map(String) } },
     stop_signal: stopSignal(container),
   }
+}
+
+/** The mounted image's id. Containers that containerd's own plugin made name the image as the request did. */
+function withImageRef(mount: Mount, images: ImageStore): Mount {
+  if (mount.image === null || mount.image.image_ref !== '') return mount
+  const { image } = mount.image
+  return { ...mount, image: { ...mount.image, image_ref: (images.byName(image) ?? images.byId(image))?.id ?? '' } }
 }
 
 /** Signals as CRI numbers them, by name: `SIGRTMIN+3` is SIGRTMINPLUS3 there. */

@@ -5,8 +5,9 @@ import { Code, CriError } from '../errors/cri-error.ts'
 import { type Container as CriContainer, type ListContainersResponse, type PodSandboxConfig, Signal } from '../generated/cri.ts'
 import { criProtos, messageCodec } from '../generated/protos.ts'
 import { fromGoJson } from '../state/go-json.ts'
-import type { Container } from '../state/records.ts'
-import { criSignal, signalName } from './container-message.ts'
+import { ImageStore } from '../state/image-store.ts'
+import type { Container, Image } from '../state/records.ts'
+import { containerStatusMessage, criSignal, signalName } from './container-message.ts'
 import { EntryEncoder } from './encoding.ts'
 import { filterContainers, labelsMatch } from './filters.ts'
 import { checkLabels, checkNamespaces, sandboxMetadata } from './validate.ts'
@@ -23,6 +24,16 @@ describe('signals', () => {
     assert.equal(criSignal(''), Signal.SIGTERM)
     assert.equal(signalName(999), undefined)
   })
+})
+
+it('mounted images are reported by id, also in containers of containerd\'s own plugin, which keeps the name alone', () => {
+  const images = new ImageStore()
+  images.put({ id: 'sha256:cafe', references: ['registry.k8s.io/data:1'] } as unknown as Image)
+  const config = fromGoJson('runtime.v1.ContainerConfig', {
+    mounts: [{ image: { image: 'registry.k8s.io/data:1' } }, { image: { image: 'sha256:cafe' } }, { image: { image: 'x', image_ref: 'sha256:f00d' } }, { image: { image: 'gone' } }, { host_path: '/h' }],
+  })
+  const container = { id: 'c', metadata: { config, imageRef: '', logPath: '', stopSignal: '' }, status: { state: 'created' } } as unknown as Container
+  assert.deepEqual(containerStatusMessage(container, images).mounts?.map((mount) => mount.image?.image_ref), ['sha256:cafe', 'sha256:cafe', 'sha256:f00d', '', undefined])
 })
 
 describe('List answers', () => {

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
-import type { ContainerConfig, Mount, PodSandboxConfig } from '../../src/generated/cri.ts'
+import { type ContainerConfig, type Mount, NamespaceMode, type PodSandboxConfig } from '../../src/generated/cri.ts'
 import type { Init } from '../../src/generated/int64.ts'
-import { busyboxImage } from '../images/catalog.ts'
+import { busyboxImage, sandboxImage } from '../images/catalog.ts'
 import { addImage, addLayer } from '../images/image.ts'
 import type { ContentDir, Descriptor } from '../images/layout.ts'
 import { directory, file, symlink } from '../images/tar.ts'
@@ -50,9 +50,9 @@ describe('image volumes', { skip: skipUnlessRoot }, () => {
   let count = 0
 
   before(async () => {
-    node = await startNode({ images })
+    node = await startNode({ images, config: '[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.native]\n  runtime_type = "io.containerd.runc.v2"\n  snapshotter = "native"\n' })
     for (const image of [busyboxImage, data, single, files]) await pull(node, image)
-    config = podConfig(node)
+    config = podConfig(node, { linux: { security_context: { privileged: true } } })
     pod = await runPod(node, config)
   })
   after(async () => {
@@ -99,6 +99,17 @@ describe('image volumes', { skip: skipUnlessRoot }, () => {
     assert.deepEqual(status?.mounts.map(({ container_path: path, host_path: host, readonly, image }) => [path, host, readonly, image?.image, image?.image_ref]), [
       ['/volume', '', true, data, await idOf(data)], ['/single', '', true, single, await idOf(single)],
     ])
+    await remove(id)
+    assert.deepEqual(await leftovers(), [])
+  })
+
+  it('not even a privileged container can write to an image, whether it has one layer or several', async () => {
+    const id = await create([mount(data), mount(single, { container_path: '/single' }), mount(single, { container_path: '/part', image_sub_path: 'etc' })], { linux: { security_context: { privileged: true } } })
+    await node.cri.runtime.StartContainer({ container_id: id })
+    for (const path of ['/volume', '/single', '/part']) {
+      const { exit_code: code, stdout } = await node.cri.runtime.ExecSync({ container_id: id, cmd: ['sh', '-c', `mount -o remount,bind,rw ${path}; mount -o remount,rw ${path}; touch ${path}/new`], timeout: '30' })
+      assert.notEqual(code, 0, `${path} could be written to: ${stdout.toString()}`)
+    }
     await remove(id)
     assert.deepEqual(await leftovers(), [])
   })
@@ -185,6 +196,39 @@ describe('image volumes', { skip: skipUnlessRoot }, () => {
     const container = await start(mount(indexed))
     assert.equal(await cat(container, '/volume/one'), '1')
     await remove(container)
+  })
+
+  it('a pod whose runtime handler has another snapshotter gets images and artifacts from that', async () => {
+    const nativeConfig = podConfig(node)
+    await pull(node, sandboxImage)
+    const native = await runPod(node, nativeConfig, 'native')
+    const mounts = [mount(data), mount(files, { container_path: '/files' }), mount(single, { container_path: '/part', image_sub_path: 'etc' })]
+    const { container_id: id } = await node.cri.runtime.CreateContainer({ pod_sandbox_id: native, sandbox_config: nativeConfig, config: { metadata: { name: 'c', attempt: 0 }, image: { image: busyboxImage }, command: ['sleep', '100000'], mounts } })
+    await node.cri.runtime.StartContainer({ container_id: id })
+    assert.deepEqual([await cat(id, '/volume/etc/name'), await cat(id, '/files/config/a.json'), await cat(id, '/part/name')], ['upper', '{}', 'lower'])
+    assert.match(await node.ctr('snapshots', '--snapshotter', 'native', 'ls'), new RegExp(`${id}-image-volume-2 .*View`))
+    await removePods(node, native)
+    assert.doesNotMatch(await node.ctr('snapshots', '--snapshotter', 'native', 'ls'), /-image-volume-/)
+    assert.deepEqual(await leftovers(), [])
+  })
+
+  it('in a pod with a user namespace what belongs to the image\'s root belongs to the pod\'s root', async () => {
+    const ids = [{ container_id: 0, host_id: 400_000, length: 65_536 }]
+    const security = { security_context: { namespace_options: { userns_options: { mode: NamespaceMode.POD, uids: ids, gids: ids } } } }
+    const mappedConfig = podConfig(node, { linux: security })
+    const mapped = await runPod(node, mappedConfig)
+    const volume = { uidMappings: ids, gidMappings: ids }
+    const mounts = [mount(data, volume), mount(single, { ...volume, container_path: '/single' }), mount(data, { ...volume, container_path: '/part', image_sub_path: 'etc' }), mount(files, { ...volume, container_path: '/files' })]
+    const { container_id: id } = await node.cri.runtime.CreateContainer({
+      pod_sandbox_id: mapped, sandbox_config: mappedConfig, config: { metadata: { name: 'c', attempt: 0 }, image: { image: busyboxImage }, command: ['sleep', '100000'], mounts, linux: security },
+    })
+    await node.cri.runtime.StartContainer({ container_id: id })
+    assert.match(await exec(node, id, 'cat', '/proc/self/uid_map'), /0\s+400000\s+65536/)
+    const paths = ['/volume', '/volume/etc/name', '/volume/deep/er/file', '/single/etc/name', '/part', '/part/name', '/files/model.bin']
+    assert.equal(await exec(node, id, 'stat', '-c', '%u:%g', ...paths), '0:0\n'.repeat(paths.length))
+    assert.deepEqual([await cat(id, '/part/name'), await cat(id, '/single/etc/name'), await cat(id, '/files/model.bin')], ['upper', 'lower', 'weights'])
+    await removePods(node, mapped)
+    assert.deepEqual(await leftovers(), [])
   })
 
   it('mounts outlive cri-shim and containerd, and are gone with their container', async () => {
