@@ -9,7 +9,8 @@ import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import { handleExit, handleOom } from '../container/exit.ts'
 import { stopContainer } from '../container/stop-container.ts'
 import type { ContainerdEvent } from '../containerd/events.ts'
-import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
+import { TaskTeardown } from '../containerd/task-teardown.ts'
+import type { TaskExit, TasksService, TaskProcess } from '../containerd/tasks.ts'
 import { notFound, unavailable } from '../errors/cri-error.ts'
 import { Background } from '../observability/background.ts'
 import { backgroundCtx } from '../observability/context.ts'
@@ -91,8 +92,10 @@ async function fixture() {
     },
   }
   const taskMutex = new KeyedMutex()
+  const real = new TaskTeardown(containerd.tasks as unknown as TasksService, taskMutex)
   const teardown = {
-    exclusive: <T>(id: string, work: () => Promise<T>, signal?: AbortSignal) => taskMutex.run(id, work, signal),
+    exclusive: real.exclusive.bind(real),
+    signal: real.signal.bind(real),
     destroy: (_: unknown, id: string) => taskMutex.run(id, () => containerd.tasks.delete(undefined, id)),
   }
   const host = {
