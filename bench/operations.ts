@@ -4,6 +4,7 @@ export const operations = [
   'ExecSync',
   'StopContainer', 'StopPodSandbox', 'RemoveContainer', 'RemovePodSandbox', 'pod stop and remove',
   'ListContainers', 'ListPodSandbox',
+  'ListContainerStats of 100', 'ListPodSandboxStats of 100', 'ListContainerStats of 300', 'ListPodSandboxStats of 300',
   'PullImage',
 ] as const
 export type OperationName = (typeof operations)[number]
@@ -17,6 +18,7 @@ export const stages = {
   pods: ['RunPodSandbox', 'CreateContainer', 'StartContainer', 'pod start', 'StopContainer', 'StopPodSandbox', 'RemoveContainer', 'RemovePodSandbox', 'pod stop and remove'],
   exec: ['ExecSync'],
   list: ['ListContainers', 'ListPodSandbox'],
+  stats: ['ListContainerStats of 100', 'ListPodSandboxStats of 100', 'ListContainerStats of 300', 'ListPodSandboxStats of 300'],
   pull: ['PullImage'],
 } as const satisfies Record<string, readonly OperationName[]>
 export type StageName = keyof typeof stages
@@ -33,6 +35,7 @@ export function targetOf(operation: OperationName, concurrency: Concurrency): Ta
     case 'pod stop and remove': return ratio(0.9)
     case 'ExecSync': case 'PullImage': return ratio(1)
     case 'ListContainers': case 'ListPodSandbox': return concurrency === 1 ? { kind: 'median', atMostMs: 2 } : undefined
+    case 'ListContainerStats of 100': case 'ListPodSandboxStats of 100': case 'ListContainerStats of 300': case 'ListPodSandboxStats of 300': return ratio(0.5)
     default: return undefined
   }
 }
@@ -43,7 +46,7 @@ export const memoryTargetBytes = 150e6
 const plain = (name: string): string => name.toLowerCase().replaceAll(/[\s_-]/g, '')
 
 /**
- * Operations by name, or by the name of a stage (`pods`, `exec`, `list`, `pull`); case, spaces and hyphens do not count.
+ * Operations by name, or by the name of a stage (`pods`, `exec`, `list`, `stats`, `pull`); case, spaces and hyphens do not count.
  * Throws a RangeError that lists the names.
  */
 export function selectOperations(names: readonly string[]): ReadonlySet<OperationName> {

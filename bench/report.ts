@@ -55,6 +55,13 @@ function memoryTable(plugin: SideTotals, shim: SideTotals): string {
   ], left)
 }
 
+/** What sampling and measuring cost while nobody asks. */
+function idleText(plugin: SideTotals, shim: SideTotals): string {
+  const [its, ours] = [plugin.idleMsPerContainerMinute, shim.idleMsPerContainerMinute]
+  if (its === undefined || ours === undefined) return ''
+  return `${table([['CPU while nobody asks, ms per container and minute', plugin.title, shim.backend === undefined ? shim.title : `${shim.title} and its containerd`], ['with 100 containers', its.toFixed(1), ours.toFixed(1)]])}\n`
+}
+
 /** The histogram's entries under a name, the largest sums first. */
 function profileTable(title: string, entries: readonly HistogramEntry[], nameOf: (labels: HistogramEntry['labels']) => string): string {
   const rows = [...entries].sort((a, b) => b.sum - a.sum).map(({ labels, sum, count }) => [nameOf(labels), String(count), ms((sum / count) * 1000), ms(sum * 1000)])
@@ -82,6 +89,7 @@ export function reportText({ about, operations, totals, phases }: Results): stri
     operationTable(operations, [plugin.title, shim.title]), '',
     cpuTable(phases, plugin, shim), '',
     memoryTable(plugin, shim), '',
+    idleText(plugin, shim),
     profileText(phases),
   ].join('\n').trimEnd()
 }

@@ -32,6 +32,8 @@ export interface SideTotals {
   readonly backend: ProcessTotals | undefined
   /** Peak resident memory of the service while it had 100 containers; undefined when that part was left out. */
   readonly peakBytesWith100Containers: number | undefined
+  /** CPU while nobody asks, of the service and the containerd behind it, in milliseconds per container and minute; undefined when that part was left out. */
+  readonly idleMsPerContainerMinute: number | undefined
 }
 
 export interface Results {

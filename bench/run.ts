@@ -22,6 +22,7 @@ import { execStage } from './stages/exec.ts'
 import { listStage } from './stages/list.ts'
 import { podStage } from './stages/pods.ts'
 import { buildPullImages, pullStage } from './stages/pull.ts'
+import { statsStage } from './stages/stats.ts'
 import { Samples, type SideName, sideNames } from './statistics.ts'
 
 /** Of the pulled image, uncompressed. Half of it compresses to nothing, so that these are 200 MB and 40 MB on the wire. */
@@ -107,11 +108,12 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
     if (chosen('pods')) await podStage(context)
     if (chosen('exec')) await execStage(context)
     const peaks = chosen('list') ? await listStage(context) : new Map<SideName, number>()
+    const idle = chosen('stats') ? await statsStage(context) : new Map<SideName, number>()
     if (pullImages !== undefined) await pullStage(context, pullImages)
 
     const totals = new Map<SideName, SideTotals>()
     for (const { name, title, service, backend } of sides) {
-      totals.set(name, { title, service: await totalsOf(service), backend: backend === undefined ? undefined : await totalsOf(backend), peakBytesWith100Containers: peaks.get(name) })
+      totals.set(name, { title, service: await totalsOf(service), backend: backend === undefined ? undefined : await totalsOf(backend), peakBytesWith100Containers: peaks.get(name), idleMsPerContainerMinute: idle.get(name) })
     }
     const results = { about: await aboutRun(dir, options, containerdVersion), operations: summarise(context.samples, options.only), totals, phases }
     done = true
