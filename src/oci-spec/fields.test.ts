@@ -104,6 +104,8 @@ run({
     assert.throws(() => of({ userns_options: MAPPING }), refusal(Code.INVALID_ARGUMENT, /differ from those of its pod/))
     assert.throws(() => of({ userns_options: MAPPING }, { userns_options: { ...MAPPING, uids: MAPPING.gids } }), refusal(Code.INVALID_ARGUMENT, /differ/))
     const hostNetwork = of({ userns_options: MAPPING }, { network: NamespaceMode.NODE, userns_options: MAPPING }, { netnsPath: undefined })
+    // What is the node's cannot be joined by who is root in a user namespace alone.
+    for (const type of ['uts', 'network']) assert.ok(!hostNetwork.linux?.namespaces?.some((namespace) => namespace.type === type))
     assert.deepEqual(hostNetwork.mounts?.find(({ destination }) => destination === '/sys')?.options, ['rbind', 'rro', 'nosuid', 'nodev', 'noexec'])
     assert.throws(() => containerSpec(containerInput({}, { sandboxPid: 0 })), refusal(Code.FAILED_PRECONDITION, /no running process/))
   },

@@ -36,20 +36,23 @@ export function containerNamespaces(input: ContainerNamespacesInput): OciNamespa
     }
   }
   const ofSandbox = (file: string): string => `/proc/${sandboxPid}/ns/${file}`
-  let result = withNamespace(base, { type: 'ipc', path: ofSandbox('ipc') })
-  result = withNamespace(result, { type: 'uts', path: ofSandbox('uts') })
-  result = withNamespace(result, pidNamespace(container?.pid ?? NamespaceMode.POD, ofSandbox('pid'), targetPid))
+  // Who is root in a user namespace alone may not join what is the node's; to be in it a container just has none of its own.
+  const shared = (type: OciNamespaceType, file: string, mode: number | undefined): OciNamespace[] =>
+    (input.userNamespace && mode === NamespaceMode.NODE ? withoutNamespace(result, type) : withNamespace(result, { type, path: ofSandbox(file) }))
+  let result: OciNamespace[] = [...base]
+  result = shared('ipc', 'ipc', sandbox?.ipc)
+  result = shared('uts', 'uts', sandbox?.network)
+  const pidMode = container?.pid ?? NamespaceMode.POD
+  result = pidMode === NamespaceMode.POD || pidMode === NamespaceMode.NODE ? shared('pid', 'pid', sandbox?.pid) : withNamespace(result, ownPidNamespace(pidMode, targetPid))
   result = netnsPath === undefined ? withoutNamespace(result, 'network') : withNamespace(result, { type: 'network', path: netnsPath })
   if (!result.some(({ type }) => type === 'mount')) result = withNamespace(result, { type: 'mount' })
   if (input.cgroupNamespace) result = withNamespace(result, { type: 'cgroup' })
   return input.userNamespace ? withNamespace(result, { type: 'user', path: ofSandbox('user') }) : result
 }
 
-function pidNamespace(mode: number, ofSandbox: string, targetPid: number | undefined): OciNamespace {
+function ownPidNamespace(mode: number, targetPid: number | undefined): OciNamespace {
   switch (mode) {
     case NamespaceMode.CONTAINER: return { type: 'pid' }
-    case NamespaceMode.POD:
-    case NamespaceMode.NODE: return { type: 'pid', path: ofSandbox }
     case NamespaceMode.TARGET:
       if (targetPid === undefined || targetPid <= 0) throw invalidArgument('container: pid namespace mode TARGET needs the target_id of a running container of the same pod')
       return { type: 'pid', path: `/proc/${targetPid}/ns/pid` }

@@ -26,7 +26,11 @@ export async function status(deps: StatusDeps, ctx: Ctx, request: StatusRequest)
       ],
     },
     runtime_handlers: [...handlers],
-    features: { supplemental_groups_policy: true, user_namespaces_host_network: false },
+    features: {
+      supplemental_groups_policy: true,
+      // The network is none of the parts that user namespaces take.
+      user_namespaces_host_network: handlers.find(({ name }) => name === '')?.features?.user_namespaces ?? false,
+    },
     info: request.verbose ? { ...deps.info(), cniStatus: JSON.stringify(network) } : {},
   }
 }

@@ -147,6 +147,18 @@ describe('pods with a user namespace', { skip: skipUnlessRoot }, () => {
     await node.cri.runtime.RemoveContainer({ container_id: made.container_id })
   })
 
+  it('leave nothing when they cannot be made, nor do their containers', async () => {
+    const mountsOf = async (): Promise<string[]> => (await command('findmnt', ['--noheadings', '--raw', '--output', 'TARGET'])).stdout.split('\n').filter((target) => target.startsWith(node.dir)).toSorted()
+    const before = await mountsOf()
+    assert.match(await failureOf(runPod(node, { ...inPod(), linux: { ...inPod().linux, sysctls: { 'net.ipv4.no_such_thing': '1' } } })), /no_such_thing/)
+    const { container_id } = await node.cri.runtime.CreateContainer({ pod_sandbox_id: podId, sandbox_config: pod, config: {
+      metadata: { name: 'fails', attempt: 0 }, image: { image: busyboxImage }, command: ['/no/such/program'], ...container({ mounts: [{ container_path: '/data', host_path: volume, uidMappings: ids, gidMappings: ids }] }),
+    } })
+    assert.match(await failureOf(node.cri.runtime.StartContainer({ container_id })), /no such file/)
+    await node.cri.runtime.RemoveContainer({ container_id })
+    assert.deepEqual(await mountsOf(), before)
+  })
+
   it('may be on the node\'s: NODE says so', async () => {
     const config = inPod({ mode: NamespaceMode.NODE })
     const nodePod = await runPod(node, config)
