@@ -60,7 +60,8 @@ function cgroupMount({ cgroupNamespace, hostFacts, runtime }: MountsInput): OciM
   return { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: [...CGROUP_OPTIONS, runtime.cgroupWritable ? 'rw' : 'ro', ...shared] }
 }
 
-function writableKernelMount(mount: OciMount): OciMount {
+/** sysfs and cgroup file systems for a privileged process. */
+export function writableKernelMount(mount: OciMount): OciMount {
   if (mount.type !== 'sysfs' && mount.type !== 'cgroup') return mount
   return { ...mount, options: (mount.options ?? []).map((option) => (option === 'ro' ? 'rw' : option)) }
 }

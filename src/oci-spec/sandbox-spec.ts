@@ -5,7 +5,7 @@ import { apparmorProfile } from './apparmor.ts'
 import { cgroupsPath } from './cgroups-path.ts'
 import { defaultSpec } from './default-spec.ts'
 import type { SandboxSpecInput } from './input.ts'
-import { SYSFS_BIND } from './mounts.ts'
+import { SYSFS_BIND, writableKernelMount } from './mounts.ts'
 import { requireSandboxModes, withNamespace, withoutNamespace } from './namespaces.ts'
 import { oomScoreAdj } from './oom.ts'
 import { environment, processArgs, processUser, workingDirectory } from './process.ts'
@@ -119,7 +119,9 @@ function sandboxNamespaces(input: SandboxSpecInput, base: readonly OciNamespace[
 
 function sandboxMounts(input: SandboxSpecInput, base: readonly OciMount[], bindSysfs: boolean): OciMount[] {
   return [
-    ...base.filter(({ destination }) => destination !== '/dev/shm').map((mount) => (bindSysfs && mount.destination === '/sys' ? SYSFS_BIND : mount)),
+    ...base.filter(({ destination }) => destination !== '/dev/shm').map((mount) => (bindSysfs && mount.destination === '/sys' ? SYSFS_BIND : mount))
+      // A network namespace has one sysfs: whoever mounts it first decides for the pod's containers whether it can be written.
+      .map((mount) => (input.podConfig.linux?.security_context?.privileged === true ? writableKernelMount(mount) : mount)),
     { destination: '/dev/shm', type: 'bind', source: input.shmPath, options: [...BIND_OPTIONS] },
     // VM-based runtimes take the pod's DNS from here.
     { destination: '/etc/resolv.conf', type: 'bind', source: input.resolvConfPath, options: [...BIND_OPTIONS] },
