@@ -151,6 +151,24 @@ describe('against a real containerd', { skip }, () => {
       assert.ok((await containerd.content.read(ctx, options.digest, data.length)).equals(data))
     })
 
+    it('sees a commit through that is cancelled meanwhile', async () => {
+      const data = randomBytes(large)
+      const stop = new AbortController()
+      const options = { ref: `through/${way}`, digest: sha256(data), sizeBytes: data.length, lease }
+      const writer = await containerd.content.openWriter(withSignal(ctx, stop.signal), options)
+      assert.ok(writer)
+      await writer.write(data)
+      const committed = writer.commit({}).then(() => 'committed', () => 'not begun')
+      setTimeout(() => stop.abort(new Error('client gone')), Math.random() * 20)
+      const result = await committed
+      await writer.close()
+      // Nothing happens to it afterwards.
+      const found = await containerd.content.info(ctx, options.digest) !== undefined
+      assert.equal(found, result === 'committed')
+      for (let round = 0; round < 20; round++) await turn()
+      assert.equal(await containerd.content.info(ctx, options.digest) !== undefined, found)
+    })
+
     it('keeps others out while it writes', async () => {
       const data = randomBytes(large)
       const options = { ref: `locked/${way}`, digest: sha256(data), sizeBytes: data.length, lease }

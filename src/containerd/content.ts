@@ -254,6 +254,9 @@ export class ContentWriter {
     }
     await this.#flush()
     await this.#until(() => this.#answered === this.#sent)
+    // From here on it is seen through: containerd would go on with a cancelled commit, and the blob would come after its lease has gone.
+    this.#ctx.signal.throwIfAborted()
+    this.#ctx.signal.removeEventListener('abort', this.#onAbort)
     this.#lastAnswer = undefined
     this.#send({
       action: content_WriteAction.COMMIT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest, offset: String(this.#sent), labels,
