@@ -5,7 +5,7 @@ import { Duplex } from 'node:stream'
 import { describe, it } from 'node:test'
 import { SpdyConnection, SpdyError } from './connection.ts'
 import type { SpdyStream } from './connection.ts'
-import { connectionPair, hex, RawPeer, serverWithRawPeer, socketPair } from './fixtures.ts'
+import { connectionPair, dataFrame, hex, RawPeer, serverWithRawPeer, socketPair } from './fixtures.ts'
 import { pingFrame, synStreamFrame } from './frames.ts'
 import { DEFAULT_LIMITS } from './limits.ts'
 import { FLAG_FIN, FLAG_UNIDIRECTIONAL, GoAwayStatus, RstStatus, SettingsId } from './protocol.ts'
@@ -395,6 +395,32 @@ describe('flow control', () => {
     assert.equal(connection.bufferedBytes, 0)
   })
 
+  it('finds a peer that is gone while nothing is read', async (t) => {
+    const { connection, peer, nextStream } = await serverWithRawPeer(t, { limits: { maxBufferedBytes: 2 * WINDOW }, pausedPingMs: 20 })
+    peer.open(1)
+    const stream = await nextStream()
+    peer.data(1, Buffer.alloc(8 << 20))
+    const before = connection.lastActivityMs
+    await peer.frame('ping')
+    assert.ok(connection.bufferedBytes > 2 * WINDOW)
+    assert.ok(connection.lastActivityMs >= before)
+    peer.socket.destroy()
+    assert.match((await connection.closed)?.message ?? '', /ECONNRESET|EPIPE/)
+    assert.equal((await failure(stream)).code, 'SPDY_CLOSED')
+    assert.equal(connection.bufferedBytes, 0)
+  })
+
+  it('ends in order even while nothing is read', { timeout: 30_000 }, async (t) => {
+    const { connection, peer, nextStream } = await serverWithRawPeer(t, { limits: { maxBufferedBytes: 2 * WINDOW }, pausedPingMs: 20 })
+    peer.open(1)
+    await nextStream()
+    peer.data(1, Buffer.alloc(8 << 20))
+    await peer.frame('ping')
+    const closing = connection.close(120_000)
+    assert.equal((await peer.frame('goAway')).status, GoAwayStatus.OK)
+    await closing
+  })
+
   it('counts what small pieces cost, not their bytes alone', async (t) => {
     const limit = 1 << 20
     const { connection, peer, nextStream } = await serverWithRawPeer(t, { limits: { maxBufferedBytes: limit } })
@@ -408,6 +434,30 @@ describe('flow control', () => {
     assert.ok(connection.bufferedBytes <= limit + (WINDOW / frame.length) * 300, `${connection.bufferedBytes} bytes are held`)
     peer.data(1, '', true)
     assert.equal((await buffer(stream)).length, frames)
+  })
+
+  it('keeps no large buffer for a small piece that waits, and copies no large piece', async () => {
+    const transport = new Duplex({ read: () => undefined, write: (_chunk, _encoding, done) => done() })
+    const streams: SpdyStream[] = []
+    const connection = new SpdyConnection(transport, { side: 'server', onStream: (stream) => streams.push(stream) })
+    const frames = [synStreamFrame(1, 0, hex('78bbe3c6a7c2', '000400fbff00000000', '000000ffff')), dataFrame(1, 'small'), dataFrame(1, Buffer.alloc(60_000, 'large'))]
+    const chunk = Buffer.concat(frames)
+    transport.push(chunk)
+    const read = async (): Promise<Buffer> => {
+      for (;;) {
+        const piece = streams[0]?.read() as Buffer | null | undefined
+        if (piece !== null && piece !== undefined) return piece
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+    const small = await read()
+    assert.equal(small.toString(), 'small')
+    assert.notEqual(small.buffer, chunk.buffer)
+    const large = await read()
+    assert.equal(large.length, 60_000)
+    assert.equal(large.buffer, chunk.buffer)
+    connection.destroy()
+    await connection.closed
   })
 
   it('gives the peers of a slow reader their backpressure', async (t) => {

@@ -26,6 +26,11 @@ export interface SpdyConnectionOptions {
   readonly onStream: (stream: SpdyStream) => void
   /** Bytes that were read from the transport before it was handed over (the `head` of an HTTP upgrade). */
   readonly head?: Buffer
+  /**
+   * How often a PING is written while nothing is read because consumers do not read (see SpdyLimits.maxBufferedBytes): the end of a peer is not seen
+   * then except by writing to it. Default: 5 s.
+   */
+  readonly pausedPingMs?: number
 }
 
 /** The largest DATA frame we send: large enough that its header costs nothing, small enough that streams take turns. */
@@ -43,7 +48,6 @@ const CLOSE_MS = 10_000
 const MAX_OPEN_PINGS = 64
 /** A peer has no reason to send more of them, and each costs a walk over the streams. */
 const MAX_SETTINGS_FRAMES = 1000
-/** While nothing is read from a peer its end would go unseen: writing to it this often shows it. */
 const PAUSED_PING_MS = 5000
 
 /**
@@ -59,6 +63,7 @@ export class SpdyConnection {
   readonly #side: 'server' | 'client'
   readonly #limits: SpdyLimits
   readonly #onStream: (stream: SpdyStream) => void
+  readonly #pausedPingMs: number
   readonly #parser: FrameParser
   readonly #decoder: HeaderDecoder
   readonly #encoder = new HeaderEncoder()
@@ -114,6 +119,7 @@ export class SpdyConnection {
     this.#side = options.side
     this.#limits = resolveLimits(options.limits)
     this.#onStream = options.onStream
+    this.#pausedPingMs = options.pausedPingMs ?? PAUSED_PING_MS
     this.#decoder = new HeaderDecoder(this.#limits.maxHeaderBytes)
     this.#parser = new FrameParser(this.#frameHandler(), this.#limits.maxFrameBytes)
     this.#host = this.#channelHost()
@@ -432,7 +438,7 @@ export class SpdyConnection {
     if (!this.#paused && this.#buffered > this.#limits.maxBufferedBytes) {
       this.#paused = true
       this.#transport.pause()
-      this.#pausedTimer = setInterval(() => this.#knock(), PAUSED_PING_MS)
+      this.#pausedTimer = setInterval(() => this.#knock(), this.#pausedPingMs)
     } else if (this.#paused && this.#buffered <= this.#limits.maxBufferedBytes / 2) {
       this.#paused = false
       clearInterval(this.#pausedTimer)

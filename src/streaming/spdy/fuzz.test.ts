@@ -225,7 +225,7 @@ describe('any bytes of a peer', () => {
     })
     await fc.assert(
       fc.asyncProperty(flood, world, (bytes, world) => play(bytes, { ...world, sizes: [20_000, 60_000] })),
-      { numRuns: 150 },
+      { numRuns: 60 },
     )
   })
 })

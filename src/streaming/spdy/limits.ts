@@ -15,7 +15,7 @@ export interface SpdyLimits {
   readonly maxBufferedBytes: number
   /** The receive window of each stream, from 64 KiB on. */
   readonly initialWindowBytes: number
-  /** Control frames to the peer (answers to PING and SYN_STREAM, resets, window updates) that wait because it does not read them. */
+  /** Control frames to the peer (answers to PING and SYN_STREAM, resets, window updates) that wait because it does not read them. Default: 4096, or four for each stream. */
   readonly maxQueuedFrames: number
 }
 
@@ -25,21 +25,22 @@ export const DEFAULT_LIMITS: SpdyLimits = {
   maxStreams: 1024,
   maxBufferedBytes: 2 * 1024 * 1024,
   initialWindowBytes: 512 * 1024,
-  maxQueuedFrames: 4096,
+  maxQueuedFrames: 4 * 1024,
 }
 
 /** The defaults with what is given in their place. Throws RangeError for a bound that no connection could live with. */
 export function resolveLimits(given: Partial<SpdyLimits> = {}): SpdyLimits {
-  const limits = { ...DEFAULT_LIMITS, ...given }
+  const perStream = 4 * (given.maxStreams ?? 0)
+  const limits = { ...DEFAULT_LIMITS, maxQueuedFrames: Math.max(DEFAULT_LIMITS.maxQueuedFrames, perStream), ...given }
   const check = (name: keyof SpdyLimits, min: number, max: number): void => {
     const value = limits[name]
     if (!Number.isSafeInteger(value) || value < min || value > max) throw new RangeError(`SPDY limit ${name} is ${value}; it must be ${min} to ${max}`)
   }
   check('maxFrameBytes', 64, 0xff_ffff)
   check('maxHeaderBytes', 64, 0xff_ffff)
-  check('maxStreams', 1, 0x3fff_ffff)
+  check('maxStreams', 1, 0xff_ffff)
   check('maxBufferedBytes', 2 * DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
   check('initialWindowBytes', DEFAULT_WINDOW_BYTES, MAX_WINDOW_BYTES)
-  check('maxQueuedFrames', 1, 1_000_000)
+  check('maxQueuedFrames', 1, MAX_WINDOW_BYTES)
   return limits
 }
