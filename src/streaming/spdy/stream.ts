@@ -23,6 +23,7 @@ export interface StreamPort {
  *
  * - Every stream must be read (`resume()` if nothing is expected on it) or reset: what waits in one that is not read counts against the
  *   connection's bound, and at the bound nothing more is read for any of its streams.
+ * - `for await`, node:stream/consumers and pipeline() destroy a Duplex whose reading has ended: where the other side goes on, use 'data' and 'end', or pipe().
  * - A reset by the peer, or the end of the connection, destroys the stream with a SpdyError (SPDY_STREAM_RESET, SPDY_CLOSED), and 'close' follows.
  *   A listener for 'error' is not needed: an error nobody listens to is dropped, so that a peer can never end the process.
  * - `destroy()` before both sides have ended sends RST_STREAM (CANCEL).
