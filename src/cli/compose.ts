@@ -33,16 +33,19 @@ import type { Metrics } from '../observability/metrics.ts'
 import { safeImageLabels } from '../oci-spec/image-labels.ts'
 import { normalizeRef, parseImageRef } from '../registry-mirrors/image-ref.ts'
 import { RegistryClient } from '../registry-mirrors/registry-client.ts'
+import { attach } from '../runtime-service/attach.ts'
 import { containerStats, listContainerStats, streamContainerStats } from '../runtime-service/container-stats.ts'
 import { containerStatus } from '../runtime-service/container-status.ts'
 import { createContainer } from '../runtime-service/create-container.ts'
 import type { RuntimeServiceDeps } from '../runtime-service/deps.ts'
+import { exec } from '../runtime-service/exec.ts'
 import { ExecProcesses } from '../runtime-service/exec-processes.ts'
 import { execSync } from '../runtime-service/exec-sync.ts'
 import { Lifecycle } from '../runtime-service/lifecycle.ts'
 import { listContainers, streamContainers } from '../runtime-service/list-containers.ts'
 import { listPodSandbox, streamPodSandboxes } from '../runtime-service/list-pod-sandbox.ts'
 import { podSandboxStatus } from '../runtime-service/pod-sandbox-status.ts'
+import { portForward } from '../runtime-service/port-forward.ts'
 import { removeContainer } from '../runtime-service/remove-container.ts'
 import { removePodSandbox } from '../runtime-service/remove-pod-sandbox.ts'
 import { reopenContainerLog } from '../runtime-service/reopen-container-log.ts'
@@ -75,10 +78,11 @@ import { Networks } from './wiring/networks.ts'
 import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
 import { runtimeHandlers } from './wiring/runtime-handlers.ts'
 import { ResourceClasses } from './wiring/resource-classes.ts'
-import { runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
+import { podRuntime, runtimeSettings, sandboxRuntime, usesSystemdCgroup } from './wiring/runtimes.ts'
 import { readSelinuxPolicy, reportSelinux, Selinux } from './wiring/selinux.ts'
 import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
+import { streamDrainMs, streamingServer } from './wiring/streaming.ts'
 import { StatsWiring } from './wiring/stats.ts'
 import { UserNamespaces } from './wiring/user-namespaces.ts'
 
@@ -148,7 +152,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const snapshotterOf = (handler: string): string => runtime(handler).snapshotter
 
   const sandboxDeps: SandboxDeps = {
-    containerd, teardown, host, layout, sandboxes, runtime, netnsDir: settings.netnsMountsUnderStateDir ? join(shim.state, 'netns') : '/var/run/netns',
+    containerd, teardown, host, layout, sandboxes, runtime: (handler) => podRuntime(settings, handler), netnsDir: settings.netnsMountsUnderStateDir ? join(shim.state, 'netns') : '/var/run/netns',
     networks: (handler) => {
       const manager = networks.of(handler)
       return {
@@ -236,7 +240,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
   registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
-  const streaming = 'there is no streaming server in this version; use "crictl exec --sync" (ExecSync) for commands and the container\'s log for its output'
+  const streaming = streamingServer({ settings: settings.streaming, deps, linux, log, metrics, background, base })
   const handlers = {
     Version: (ctx, request) => version({ containerd }, ctx, request),
     Status: (ctx, request) => status(statusDeps, ctx, request),
@@ -272,9 +276,9 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     PullImage: (ctx, request) => pullImage(imageDeps, ctx, request),
     RemoveImage: (ctx, request) => removeImage(imageDeps, ctx, request),
     ImageFsInfo: (ctx, request) => imageFsInfo(imageDeps, ctx, request),
-    Exec: unimplemented(streaming),
-    Attach: unimplemented(streaming),
-    PortForward: unimplemented(streaming),
+    Exec: (ctx, request) => exec({ containers, streaming }, ctx, request),
+    Attach: (ctx, request) => attach({ containers, streaming }, ctx, request),
+    PortForward: (ctx, request) => portForward({ sandboxes, streaming }, ctx, request),
     UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
     UpdatePodSandboxResources: (ctx, request) => updatePodSandboxResources({ ...deps, checkResources: specs.checkResources }, ctx, request),
     GetContainerEvents: unimplemented('the kubelet falls back to listing'),
@@ -287,9 +291,12 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     async start() {
       await networks.start()
       await lifecycle.start()
+      // A taken port is an error now, not at the first stream.
+      if (settings.streaming.port !== 0) await streaming.listen()
       stats.start(background)
     },
     async close() {
+      await streaming.close(streamDrainMs)
       closing.abort(new CriError(14, 'cri-shim is shutting down', { reason: 'Shutdown' }))
       await pulls.close()
       registry.close()

@@ -161,8 +161,8 @@ export const KEYS: readonly Key[] = [
 
   { id: `${RUNTIME}.runtime_type`, kind: 'string', default: 'io.containerd.runc.v2', setting: 'runtimes.*.runtimeType', doc: 'The containerd shim: io.containerd.runc.v2 for runc and crun, io.containerd.kata.v2, io.containerd.runsc.v1, … Only the runtime named runc has a default.' },
   { id: `${RUNTIME}.runtime_path`, kind: 'string', path: true, setting: 'runtimes.*.runtimePath', doc: 'The shim binary, when it is not in PATH under the name that runtime_type implies.' },
-  { id: `${RUNTIME}.pod_annotations`, kind: 'strings', setting: 'runtimes.*.podAnnotations', doc: 'Pod annotations that reach the runtime; "*" at the end matches any rest.' },
-  { id: `${RUNTIME}.container_annotations`, kind: 'strings', setting: 'runtimes.*.containerAnnotations', doc: 'Container annotations that reach the runtime; "*" at the end matches any rest.' },
+  { id: `${RUNTIME}.pod_annotations`, kind: 'strings', setting: 'runtimes.*.podAnnotations', doc: 'Pod annotations that reach the runtime, as shell patterns whose "*" stops at a slash: "example.com/*".' },
+  { id: `${RUNTIME}.container_annotations`, kind: 'strings', setting: 'runtimes.*.containerAnnotations', doc: 'Container annotations that reach the runtime, as shell patterns whose "*" stops at a slash: "example.com/*".' },
   { id: `${RUNTIME}.privileged_without_host_devices`, kind: 'bool', setting: 'runtimes.*.privilegedWithoutHostDevices', doc: 'Privileged containers get no host devices.' },
   { id: `${RUNTIME}.privileged_without_host_devices_all_devices_allowed`, kind: 'bool', setting: 'runtimes.*.privilegedWithoutHostDevicesAllDevicesAllowed', doc: 'They may still make and use any device node. Needs privileged_without_host_devices.' },
   { id: `${RUNTIME}.cgroup_writable`, kind: 'bool', setting: 'runtimes.*.cgroupWritable', doc: 'Mount /sys/fs/cgroup writable in unprivileged containers. Needs cgroup v2.' },
@@ -170,9 +170,9 @@ export const KEYS: readonly Key[] = [
   { id: `${RUNTIME}.cni_conf_dir`, kind: 'string', path: true, setting: 'runtimes.*.cniConfDir', doc: 'Another conf_dir for pods of this runtime.' },
   { id: `${RUNTIME}.cni_max_conf_num`, kind: 'int', min: 0, setting: 'runtimes.*.cniMaxConfNum', doc: 'Another max_conf_num for pods of this runtime, read with cni_conf_dir only; 0: all.' },
   { id: `${RUNTIME}.snapshotter`, kind: 'string', setting: 'runtimes.*.snapshotter', doc: 'Another snapshotter for this runtime.' },
-  { id: `${RUNTIME}.sandboxer`, v2Aliases: ['containerd.runtimes.*.sandbox_mode'], kind: 'string', default: 'podsandbox', setting: 'runtimes.*.sandboxer', doc: 'Who makes the sandbox: podsandbox (a pause container), or shim.' },
-  { id: `${RUNTIME}.io_type`, kind: 'string', default: 'fifo', values: ['fifo', 'streaming'], setting: 'runtimes.*.ioType', doc: 'How container output reaches us: fifo or streaming.' },
-  { id: `${RUNTIME}.disable_pause_image_pull`, kind: 'bool', setting: 'runtimes.*.disablePauseImagePull', doc: 'Do not pull the pause image for this runtime.' },
+  { id: `${RUNTIME}.sandboxer`, v2Aliases: ['containerd.runtimes.*.sandbox_mode'], kind: 'string', default: 'podsandbox', setting: 'runtimes.*.sandboxer', doc: 'Who makes the sandbox: podsandbox (a pause container). Pods of a handler with another one (shim) are refused.' },
+  { id: `${RUNTIME}.io_type`, kind: 'string', default: 'fifo', values: ['fifo', 'streaming'], setting: 'runtimes.*.ioType', doc: 'Accepted; container output always comes through FIFOs.' },
+  { id: `${RUNTIME}.disable_pause_image_pull`, kind: 'bool', setting: 'runtimes.*.disablePauseImagePull', doc: 'Accepted; every pod has a pause container, whose image is pulled when it is missing.' },
 
   { id: 'server.stream_server_address', kind: 'string', default: '127.0.0.1', setting: 'streaming.address', doc: 'The address of the exec, attach and port-forward server. The kubelet connects to it from the same node; "" means 127.0.0.1 here.' },
   { id: 'server.stream_server_port', kind: 'string', default: '0', setting: 'streaming.port', doc: 'Its port, in quotes; "0": any free one.' },

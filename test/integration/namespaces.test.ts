@@ -35,9 +35,9 @@ describe('namespaces', { skip: skipUnlessRoot }, () => {
     startContainer(node, pod.id, pod.config, { linux: { security_context: { namespace_options: options } } })
   const of = async (id: string): Promise<Namespaces> => {
     const links = (await exec(node, id, 'sh', '-c', `for kind in ${kinds.join(' ')}; do readlink /proc/self/ns/$kind; done`)).trim().split('\n')
-    return Object.fromEntries(kinds.map((kind, index) => [kind, links[index] ?? ''])) as unknown as Namespaces
+    return named(links)
   }
-  const ofNode = async (): Promise<Namespaces> => Object.fromEntries(await Promise.all(kinds.map(async (kind) => [kind, await readlink(`/proc/self/ns/${kind}`)]))) as unknown as Namespaces
+  const ofNode = async (): Promise<Namespaces> => named(await Promise.all(kinds.map((kind) => readlink(`/proc/self/ns/${kind}`))))
 
   it('POD and CONTAINER: what containers of a pod share, and with nobody else', async () => {
     const [pod, other] = [await run({ pid: POD }), await run({ pid: CONTAINER })]
@@ -114,3 +114,8 @@ describe('namespaces', { skip: skipUnlessRoot }, () => {
     for (const [, target = '', , flags = ''] of kernel) assert.ok(flags.split(',').includes('ro'), `${target} is writable`)
   })
 })
+
+/** The links in the order of `kinds`. */
+function named([net = '', ipc = '', uts = '', pid = '', mnt = '', user = '']: readonly string[]): Namespaces {
+  return { net, ipc, uts, pid, mnt, user }
+}

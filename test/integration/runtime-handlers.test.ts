@@ -70,6 +70,9 @@ describe('runtime handlers', { skip: skipUnlessRoot }, () => {
   cni_conf_dir = "${dir}/other-net.d"
   cni_max_conf_num = 1
 `) + runc(dir, 'devices', 'runc', 'privileged_without_host_devices = true\n  privileged_without_host_devices_all_devices_allowed = true') + `
+[${handlers}.elsewhere]
+  runtime_type = "io.containerd.runc.v2"
+  sandboxer = "shim"
 [${handlers}.kata]
   runtime_type = "io.containerd.nosuch.v2"
   [${handlers}.kata.options]
@@ -160,6 +163,7 @@ describe('runtime handlers', { skip: skipUnlessRoot }, () => {
 
   it('are refused when there is none of that name, or no shim for it', async () => {
     assert.match(await failureOf(runPod(node, podConfig(node), 'nosuch')), /^INVALID_ARGUMENT: runtime handler "nosuch" is not configured.*runc, crun, runsc/)
+    assert.match(await failureOf(runPod(node, podConfig(node), 'elsewhere')), /^FAILED_PRECONDITION: .*sandboxer = "shim"/)
     assert.match(await failureOf(runPod(node, podConfig(node), 'kata')), /io\.containerd\.nosuch\.v2|containerd-shim-nosuch-v2/)
   })
 })
