@@ -84,6 +84,20 @@ test('calls that wait behind hung ones of other pods get a thread before those a
   for (const outcome of await settled) assert.equal(outcome.status, 'rejected')
 })
 
+test('a queue that moves gets no further thread, however long it is', async (t) => {
+  const f = await fixture(t, { workers: 1 })
+  const end = performance.now() + 600
+  let most = 0
+  // Some wait all the time, for more than twice as long as a hung thread would be waited for.
+  await Promise.all(Array.from({ length: 20 }, async () => {
+    while (performance.now() < end) {
+      await f.linux.mountInfo()
+      most = Math.max(most, f.linux.load.threads)
+    }
+  }))
+  assert.equal(most, 1)
+})
+
 test('an abort rejects with its reason, queued and running, and never runs what was queued', async (t) => {
   const f = await fixture(t, { workers: 1 })
   const { path, answer } = await hungFileSystem(f)

@@ -48,7 +48,7 @@ interface Thread {
 
 /** What a call may take beyond its deadline before its thread counts as hung: it notices that it was cancelled, or passes its point of no return. */
 const graceMs = 1000
-/** After so long without a free thread another one is started. */
+/** After so long without any thread coming back from a call, while calls wait, another one is started. */
 const growAfterMs = 250
 const maxWaiting = 2000
 
@@ -61,6 +61,7 @@ export class WorkerPool {
   readonly #threads = new Set<Thread>()
   readonly #waiting: Job[] = []
   #growTimer: NodeJS.Timeout | undefined
+  #lastReplyMs = 0
   #closed = false
 
   private constructor(options: WorkerPoolOptions) {
@@ -199,7 +200,8 @@ export class WorkerPool {
   #grow(): void {
     this.#growTimer = undefined
     if (this.#closed || this.#waiting.length === 0) return
-    if (this.#hasRoom()) this.#spawn()
+    // A queue that moves needs no further thread: it would cost more than it brings.
+    if (performance.now() - this.#lastReplyMs >= growAfterMs && this.#hasRoom()) this.#spawn()
     this.#dispatch()
   }
 
@@ -242,6 +244,7 @@ export class WorkerPool {
   #onReply(thread: Thread, reply: Exclude<WorkerReply, { kind: 'ready' }>): void {
     const { job } = thread
     if (job === undefined) return
+    this.#lastReplyMs = performance.now()
     if (thread.hung) {
       thread.hung = false
       const seconds = Math.round((performance.now() - thread.startedAtMs) / 1000)
