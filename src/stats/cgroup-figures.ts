@@ -1,3 +1,4 @@
+import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
 import { type DeviceIo, Figure, type FigureName, type HugetlbUsage, rowLength, type UsageLevel, type UsageRows, type UsageTarget, usageTarget } from '../linux/usage.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -25,9 +26,20 @@ export function figure(row: Float64Array, name: FigureName): number {
 /** Cgroups per call of the thread that reads: a few milliseconds each, so that a pod's start waits no longer behind it. */
 const perCall = { cpu: 200, usage: 32, detail: 12 } as const satisfies Record<UsageLevel, number>
 
-/** Reads cgroups off the main thread, several in one call. */
+interface Reading {
+  readonly request: FiguresRequest
+  readonly figures: PromiseWithResolvers<CgroupFigures | undefined>
+}
+
+/**
+ * Reads cgroups off the main thread, several in one call and one call at a time. Those who ask for one that is still to be read share the reading:
+ * nobody gets figures from before the question, and many callers cost little more than one.
+ */
 export class CgroupReader {
   readonly #read: (level: UsageLevel, targets: readonly UsageTarget[]) => Promise<UsageRows>
+  /** By cgroup, which is an object that lives as long as what is in it: still to be read, the oldest first. */
+  readonly #waiting: Readonly<Record<UsageLevel, Map<CgroupPaths, Reading>>> = { cpu: new Map(), usage: new Map(), detail: new Map() }
+  readonly #busy = new Set<UsageLevel>()
 
   constructor(read: (level: UsageLevel, targets: readonly UsageTarget[]) => Promise<UsageRows>) {
     this.#read = read
@@ -38,20 +50,43 @@ export class CgroupReader {
    * logged). Rejects with the signal's reason once nobody waits any more.
    */
   async read(ctx: Ctx, level: UsageLevel, requests: readonly (FiguresRequest | undefined)[]): Promise<(CgroupFigures | undefined)[]> {
-    const found: (CgroupFigures | undefined)[] = requests.map(() => undefined)
-    const wanted = requests.flatMap((request, at) => (request === undefined ? [] : [{ request, at }]))
-    const length = rowLength[level]
-    for (let first = 0; first < wanted.length; first += perCall[level]) {
-      ctx.signal.throwIfAborted()
-      const chunk = wanted.slice(first, first + perCall[level])
-      const { rows, devices, hugetlb, failures } = await this.#read(level, chunk.map(({ request }) => usageTarget(request.cgroups, level, request)))
-      for (const { index, message } of failures) ctx.log.warn({ cgroup: chunk[index]?.request.cgroups.v1['memory'] ?? chunk[index]?.request.cgroups.v2 }, `cannot read a cgroup: ${message}`)
-      for (const [index, { at }] of chunk.entries()) {
-        const row = rows.subarray(index * length, (index + 1) * length)
-        if (Number.isNaN(figure(row, 'cpuNs')) && !(figure(row, 'memoryUsage') >= 0)) continue
-        found[at] = { row, devices: devices[index] ?? [], hugetlb: hugetlb[index] ?? [] }
+    const waiting = this.#waiting[level]
+    const readings = requests.map(async (request) => {
+      if (request === undefined) return undefined
+      const reading = waiting.get(request.cgroups) ?? { request, figures: Promise.withResolvers<CgroupFigures | undefined>() }
+      waiting.set(request.cgroups, reading)
+      return reading.figures.promise
+    })
+    if (!this.#busy.has(level)) void this.#run(ctx, level)
+    return abortable(Promise.all(readings), ctx.signal)
+  }
+
+  /** Reads until nothing waits. Never rejects: who asked is told. */
+  async #run(ctx: Ctx, level: UsageLevel): Promise<void> {
+    const waiting = this.#waiting[level]
+    this.#busy.add(level)
+    while (waiting.size > 0) {
+      const chunk = [...waiting.values().take(perCall[level])]
+      for (const { request } of chunk) waiting.delete(request.cgroups)
+      try {
+        this.#deliver(ctx, level, chunk, await this.#read(level, chunk.map(({ request }) => usageTarget(request.cgroups, level, request))))
+      } catch (error) {
+        for (const { figures } of chunk) {
+          figures.promise.catch(() => undefined)
+          figures.reject(error)
+        }
       }
     }
-    return found
+    this.#busy.delete(level)
+  }
+
+  #deliver(ctx: Ctx, level: UsageLevel, chunk: readonly Reading[], { rows, devices, hugetlb, failures }: UsageRows): void {
+    const length = rowLength[level]
+    for (const { index, message } of failures) ctx.log.warn({ cgroup: chunk[index]?.request.cgroups.v1['memory'] ?? chunk[index]?.request.cgroups.v2 }, `cannot read a cgroup: ${message}`)
+    for (const [index, { figures }] of chunk.entries()) {
+      const row = rows.subarray(index * length, (index + 1) * length)
+      const there = !Number.isNaN(figure(row, 'cpuNs')) || figure(row, 'memoryUsage') >= 0
+      figures.resolve(there ? { row, devices: devices[index] ?? [], hugetlb: hugetlb[index] ?? [] } : undefined)
+    }
   }
 }
