@@ -342,7 +342,8 @@ export class StreamingServer implements StreamingHandle {
     if (running === undefined) return
     this.#running.delete(id)
     this.#metrics.ended(running.kind, transport, end)
-    running.stream.end(new CriError(Code.CANCELLED, 'the stream is over'))
+    // Connections that are being made for it are of no use any more.
+    if (running.kind === 'portforward') running.stream.end(new CriError(Code.CANCELLED, 'the port-forward is over'))
     if (this.#running.size === 0) this.#idle?.resolve()
   }
 

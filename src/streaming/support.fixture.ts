@@ -1,5 +1,5 @@
 /** A streaming server with real processes behind real FIFOs, and clients for both transports, for the tests of this folder. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { type IncomingMessage, request as httpRequest } from 'node:http'
@@ -7,13 +7,14 @@ import { request as httpsRequest } from 'node:https'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Duplex } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import type { TestContext } from 'node:test'
 import { pino } from 'pino'
 import { WebSocket } from 'ws'
 import { pause } from '../concurrency/deadline.ts'
 import type { StreamingSettings } from '../config/settings.ts'
 import { unavailable } from '../errors/cri-error.ts'
+import { makeFifosAt } from '../linux/fifos.ts'
 import { Background } from '../observability/background.ts'
 import { createMetrics, type Metrics } from '../observability/metrics.ts'
 import { StreamingServer, type StreamingServerOptions } from './server.ts'
@@ -35,7 +36,7 @@ export class ProcessBackend implements StreamingBackend {
 
   fifo(name: string): string {
     const path = join(this.dir, `${++this.#count}-${name}`)
-    execFileSync('mkfifo', ['-m', '0600', path])
+    makeFifosAt(this.dir, [path])
     return path
   }
 
@@ -56,11 +57,12 @@ export class ProcessBackend implements StreamingBackend {
     const child = spawn('/bin/sh', ['-c', script, 'sh', fifos.stdin ?? '', fifos.stdout, fifos.stderr ?? '', ...session.command], { stdio: ['ignore', 'ignore', 'inherit', 'pipe'] })
     this.children.add(child)
     const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
-    io.signal.addEventListener('abort', () => {
+    const abort = (): void => {
       this.aborted.push(io.signal.reason)
       child.kill('SIGKILL')
-    }, { once: true })
-    if (io.signal.aborted) child.kill('SIGKILL')
+    }
+    if (io.signal.aborted) abort()
+    else io.signal.addEventListener('abort', abort, { once: true })
     const ready = child.stdio[3]
     if (ready === null || ready === undefined) throw new Error('no pipe')
     await Promise.race([once(ready, 'data'), exited])
@@ -161,7 +163,7 @@ export async function spdy(url: string, protocols: readonly string[] | undefined
 }
 
 /** Everything that comes on a stream, until its end or close. */
-export async function collect(stream: Duplex): Promise<string> {
+export async function collect(stream: Readable): Promise<string> {
   const pieces: Buffer[] = []
   const done = Promise.withResolvers<void>()
   stream.on('data', (piece: Buffer) => pieces.push(piece))
@@ -247,9 +249,9 @@ export async function webSocketCommand(url: string, protocol: string | undefined
 }
 
 /** Waits for what has no event. */
-export async function until(condition: () => boolean, what: string): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const deadline = performance.now() + 60_000
-  while (!condition()) {
+  while (!await condition()) {
     if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`)
     await pause(5)
   }

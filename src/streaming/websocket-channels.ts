@@ -136,7 +136,6 @@ export class WebSocketChannels {
   #output(number: number): Writable {
     return new Writable({
       highWaterMark: outputHighWaterMark,
-      decodeStrings: false,
       write: (bytes: Buffer, _encoding, callback) => this.send(number, bytes, callback),
     })
   }
