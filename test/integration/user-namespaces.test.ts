@@ -24,7 +24,7 @@ describe('pods with a user namespace', { skip: skipUnlessRoot }, () => {
   const container = (more: Init<ContainerConfig> = {}): Init<ContainerConfig> => ({ ...more, linux: { ...more.linux, security_context: { ...more.linux?.security_context, namespace_options: { userns_options: userns } } } })
 
   before(async () => {
-    node = await startNode({ criSettings: process.env['CRI_SHIM_TEST_SETTINGS'] ?? '' })
+    node = await startNode()
     await pull(node, busyboxImage)
     volume = join(node.dir, 'volume')
     await mkdir(volume)
@@ -79,6 +79,13 @@ describe('pods with a user namespace', { skip: skipUnlessRoot }, () => {
     const made = await stat(join(volume, 'made'))
     assert.deepEqual([made.uid, made.gid], [7, 8])
     assert.equal(await readFile(join(volume, 'of-root'), 'utf8'), 'hellomore\n')
+  })
+
+  it('see images that they mount with their own ids', async () => {
+    const other = await startContainer(node, podId, pod, container({ mounts: [{ container_path: '/image', image: { image: busyboxImage }, readonly: true }, { container_path: '/sub', image: { image: busyboxImage }, image_sub_path: 'bin/busybox', readonly: true }] }))
+    assert.equal(await exec(node, other, 'stat', '-c', '%u:%g', '/image', '/image/bin/busybox', '/sub'), '0:0\n'.repeat(3))
+    await node.cri.runtime.StopContainer({ container_id: other, timeout: '0' })
+    await node.cri.runtime.RemoveContainer({ container_id: other })
   })
 
   it('give a program that is not root its output', async () => {
