@@ -55,11 +55,28 @@ export class TaskTeardown {
     const task = await this.#tasks.get(ctx, id)
     if (task === undefined) return undefined
     try {
-      if (task.state !== 'stopped') await this.#kill(ctx, id, task.pid)
+      if (task.state !== 'stopped') {
+        try {
+          await this.#kill(ctx, id, task.pid)
+        } catch (error) {
+          if (task.state !== 'created' || saysShimGone(error)) throw error
+          return await this.#deleteUnstarted(ctx, id, error)
+        }
+      }
       return await this.#tasks.delete(ctx, id)
     } catch (error) {
       if (!saysShimGone(error)) throw error
       return this.#forgotten(ctx, id, error)
+    }
+  }
+
+  /** Some runtimes (gVisor's) send no signal to what was never started, but delete it. Throws why it could not be killed when it is no use. */
+  async #deleteUnstarted(ctx: Ctx, id: string, notKilled: unknown): Promise<TaskExit | undefined> {
+    try {
+      return await this.#tasks.delete(ctx, id)
+    } catch (error) {
+      if (saysShimGone(error)) throw error
+      throw notKilled
     }
   }
 
