@@ -11,8 +11,15 @@ import type { ExecSession, StreamIo, StreamResult, TerminalSize } from '../strea
 import type { ContainerDeps } from './deps.ts'
 import { checkRunning, type ExecDeps, ExecRun } from './exec-run.ts'
 
+/**
+ * How long a command waits for the size of its terminal, in milliseconds. Clients send it first of all; a program that starts without it draws for
+ * a screen of no size.
+ */
+const firstSizeMs = 100
 /** How long a command has to end by itself after its client is gone, in milliseconds. */
 const abandonedMs = 10_000
+/** The same when the service stops: the next one would end it at its start anyway. */
+const stoppingMs = 1_000
 
 export interface ExecStreamDeps extends ExecDeps {
   readonly settings: Pick<ContainerDeps['settings'], 'drainExecSyncIoTimeoutMs'>
@@ -40,7 +47,7 @@ export async function execStream(
         const { fifos } = run
         await io.openFifos({ ...(stdin ? { stdin: fifos.stdin } : {}), stdout: fifos.stdout, ...(tty ? {} : { stderr: fifos.stderr }) })
       }),
-      () => operation.step('add command', async () => run.add(await makeProcess(terminal.size))),
+      () => operation.step('add command', async () => run.add(await makeProcess(tty ? await terminal.firstSize() : undefined))),
     ])
     try {
       await operation.step('start command', () => run.start())
@@ -67,10 +74,12 @@ async function ended(ctx: Ctx, run: ExecRun, io: StreamIo, tty: boolean): Promis
     if (!io.signal.aborted && !ctx.signal.aborted) throw error
   }
   if (!ctx.signal.aborted) {
-    ctx.log.debug({ exec: run.id, reason: io.signal.reason }, 'the client of a command is gone')
+    const reason: unknown = io.signal.reason
+    const patienceMs = reason instanceof CriError && reason.code === Code.UNAVAILABLE ? stoppingMs : abandonedMs
+    ctx.log.debug({ exec: run.id, reason }, 'the client of a command is gone')
     await (tty ? run.hangUp() : run.closeStdin())
     try {
-      return await withDeadline('the end of a command whose client is gone', abandonedMs, (signal) => run.exitedInTheEnd(signal), ctx.signal)
+      return await withDeadline('the end of a command whose client is gone', patienceMs, (signal) => run.exitedInTheEnd(signal), ctx.signal)
     } catch (error) {
       if (!ctx.signal.aborted && !(error instanceof CriError && error.code === Code.DEADLINE_EXCEEDED)) throw error
     }
@@ -96,6 +105,7 @@ async function drain(deps: ExecStreamDeps, ctx: Ctx, container: Container, io: S
 class Terminal {
   readonly #ctx: Ctx
   readonly #run: ExecRun
+  readonly #first = Promise.withResolvers<void>()
   #size: TerminalSize | undefined
   #applied: TerminalSize | undefined
   #busy = false
@@ -106,12 +116,18 @@ class Terminal {
     this.#run = run
   }
 
-  get size(): TerminalSize | undefined {
+  /** The size that the process is to start with; undefined when none comes in time. */
+  async firstSize(): Promise<TerminalSize | undefined> {
+    const timer = setTimeout(this.#first.resolve, firstSizeMs)
+    await this.#first.promise
+    clearTimeout(timer)
+    this.#applied = this.#size
     return this.#size
   }
 
   resize(size: TerminalSize): void {
     this.#size = size
+    this.#first.resolve()
     this.#apply()
   }
 
