@@ -27,6 +27,18 @@ export function checkSeccompProfile(value: string): string | undefined {
   return `must be "", "unconfined", "runtime/default" or "localhost/PATH", not ${JSON.stringify(value)}`
 }
 
+/** The host that credentials are for: `registry.example:5000`, `*.example`, `*`. Begins with the punctuation behind the name. */
+export function checkCredentialHost(value: string): string | undefined {
+  if (value === '*' || /^(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?$|^\[[0-9A-Fa-f:]+\](?::\d{1,5})?$/.test(value)) return undefined
+  return ': the name must be a host such as registry.example:5000, *.example.com or *, without a scheme or a path'
+}
+
+/** A credential helper: the NAME of `docker-credential-NAME`, or an absolute path. */
+export function checkHelper(value: string): string | undefined {
+  if (value === '' || value.startsWith('/') || /^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(value)) return undefined
+  return `.helper must be the NAME of a program docker-credential-NAME, or an absolute path, not ${JSON.stringify(value)}`
+}
+
 /** The URL of a registry mirror. Credentials in it are not repeated. */
 export function checkRegistryUrl(value: string): string | undefined {
   const url = URL.canParse(value) ? new URL(value) : undefined

@@ -97,6 +97,11 @@ export const KEYS: readonly Key[] = [
   { id: 'shim.log_level', kind: 'string', default: 'info', values: LOG_LEVELS, setting: 'shim.logLevel', doc: 'What is logged: trace, debug, info, warn, error or fatal. SIGUSR1 changes it at run time. Flag: --log-level.' },
   { id: 'shim.blockio_config_file', kind: 'string', path: true, setting: 'blockioConfigFile', doc: 'Blockio classes, in the YAML of goresctrl. When it is not set, blockio_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
   { id: 'shim.rdt_config_file', kind: 'string', path: true, setting: 'rdtConfigFile', doc: 'RDT classes, in the YAML of goresctrl; containerd sets them up from the same file. When it is not set, rdt_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
+  { id: 'shim.registry.credential_helper_dir', kind: 'string', path: true, setting: 'registry.credentialHelperDir', doc: 'Where credential helpers (docker-credential-NAME) are; when empty they are looked for in PATH.' },
+  { id: 'shim.registry.credentials.*.config_file', kind: 'string', path: true, setting: 'registry.credentials.*.configFile', doc: 'A Docker config.json whose auths, credHelpers and credsStore are used for this host. The host may be "*.example.com" or "*".' },
+  { id: 'shim.registry.credentials.*.helper', kind: 'string', setting: 'registry.credentials.*.helper', doc: 'The credential helper that is asked about this host: "ecr-login" for docker-credential-ecr-login, or an absolute path.' },
+  { id: 'shim.registry.credentials.*.pull_secrets_of', kind: 'strings', setting: 'registry.credentials.*.pullSecretsOf', doc: 'Registries whose pull secrets this host gets too, for a mirror or server of another name: ["docker.io"]. By default it gets none.' },
+  ...authKeys('shim.registry.credentials.*', 'registry.credentials.*'),
   { id: 'shim.tracing', kind: 'any', doc: 'Reserved for OpenTelemetry settings.' },
 
   { id: 'images.snapshotter', v2: 'containerd.snapshotter', kind: 'string', default: 'overlayfs', setting: 'snapshotter', doc: 'The containerd snapshotter for image layers and containers.' },

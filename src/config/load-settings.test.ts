@@ -38,7 +38,7 @@ test('without any file, the built-in defaults', () => {
   assert.equal(settings.discardUnpackedLayers, false)
   assert.equal(settings.maxConcurrentDownloads, 3)
   assert.equal(settings.imagePullProgressTimeoutMs, 300_000)
-  assert.deepEqual(settings.registry, { configPath: [], headers: {}, mirrors: {}, configs: {}, auths: {} })
+  assert.deepEqual(settings.registry, { configPath: [], headers: {}, mirrors: {}, configs: {}, auths: {}, credentials: {}, credentialHelperDir: '' })
   assert.equal(settings.statsCollectPeriodMs, 10_000)
   assert.equal(settings.maxContainerLogLineSize, 16_384)
   assert.equal(settings.selinuxCategoryRange, 1024)
@@ -415,4 +415,23 @@ test('findings never repeat a secret', () => {
   const all = findings(host, text)
   assert.equal(all.split('\n').length, 4)
   assert.doesNotMatch(all, /hunter2|31337/)
+})
+
+test('credentials of our own section: by host, with a file, a helper and pull secrets of other registries', () => {
+  using host = new TestHost()
+  const section = '[plugins."io.cri-shim.v1".registry'
+  const write = (text: string): string => host.write('credentials.toml', `version = 2\n${text}`)
+  const file = write(`${section}]\ncredential_helper_dir = "/opt/helpers"\n${section}.credentials."mirror.example:5000"]\nusername = "puller"\npassword = "hunter2"\n${section}.credentials."*.ecr.example"]\nhelper = "ecr-login"\nconfig_file = "/etc/docker.json"\npull_secrets_of = ["docker.io"]\n`)
+  const { registry } = loadSettings({ file, host: host.host }).settings
+  assert.equal(registry.credentialHelperDir, '/opt/helpers')
+  const empty = { username: '', password: '', auth: '', identityToken: '', configFile: '', helper: '', pullSecretsOf: [] }
+  assert.deepEqual(registry.credentials, {
+    'mirror.example:5000': { ...empty, username: 'puller', password: 'hunter2' },
+    '*.ecr.example': { ...empty, helper: 'ecr-login', configFile: '/etc/docker.json', pullSecretsOf: ['docker.io'] },
+  })
+  for (const [line, message] of [
+    [`${section}.credentials."https://mirror.example"]\nusername = "x"\n`, /credentials\.toml:3:\d+: error: registry\.credentials\."https:\/\/mirror\.example": the name must be a host/],
+    [`${section}.credentials."mirror.example"]\nhelper = "../evil"\n`, /helper must be the NAME of a program docker-credential-NAME, or an absolute path/],
+    [`${section}.credentials."mirror.example"]\nconfig_file = "docker.json"\n`, /must be an absolute path/],
+  ] as const) assert.throws(() => loadSettings({ file: write(line), host: host.host }), message)
 })

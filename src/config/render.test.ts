@@ -85,6 +85,8 @@ test('the default file shows every setting with its default: with the comments t
       mirrors: { 'docker.io': { endpoints: [] } },
       configs: { 'registry.example.com': { tls: { insecureSkipVerify: false, caFile: '', certFile: '', keyFile: '' }, auth: empty } },
       auths: { 'https://registry.example.com': empty },
+      credentials: { 'registry.example.com': { ...empty, configFile: '', helper: '', pullSecretsOf: [] } },
+      credentialHelperDir: '',
     },
   })
   const plugins = parse(active)['plugins']

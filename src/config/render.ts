@@ -137,7 +137,7 @@ function isPrinted(key: Key, section: Section): boolean {
 
 /** The header under which a key is shown; the names that the user chooses are examples. */
 function tableOf(key: Key, section: Section): string {
-  const example: Readonly<Record<string, string>> = { mirrors: 'docker.io', configs: 'registry.example.com', auths: 'https://registry.example.com', runtimes: 'runc' }
+  const example: Readonly<Record<string, string>> = { mirrors: 'docker.io', configs: 'registry.example.com', auths: 'https://registry.example.com', credentials: 'registry.example.com', runtimes: 'runc' }
   const path = key.id.split('.').slice(1, -1)
   return tableHeader(['plugins', PLUGIN_IDS[section], ...path.map((part, index) => (part === '*' ? (example[path[index - 1] ?? ''] ?? 'NAME') : part))])
 }

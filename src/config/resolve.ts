@@ -1,13 +1,14 @@
 import { readdirSync } from 'node:fs'
 import { stringify } from 'smol-toml'
 import { type Collected, LEGACY_RUNTIME_NAMES, type OptionEntry, type TasksServiceFile, reportUnknownKey } from './collect.ts'
-import { checkEndpoint, checkHostPort, checkRegistryUrl, checkSeccompProfile } from './checks.ts'
+import { checkCredentialHost, checkEndpoint, checkHelper, checkHostPort, checkRegistryUrl, checkSeccompProfile } from './checks.ts'
 import type { Diagnostics, Origin } from './diagnostics.ts'
 import { parseGoDuration } from './go-duration.ts'
 import { GENERIC_OPTIONS, type Key, RUNC_OPTIONS, isRuncType, keyOf } from './keys.ts'
 import { dottedKey } from './layout.ts'
 import {
   type GenericOptions,
+  type HostCredentials,
   type LogLevel,
   type RegistryAuth,
   type RegistrySettings,
@@ -265,6 +266,7 @@ class Resolver {
     const mirrors = this.#matching('images.registry.mirrors.*.endpoint')
     const configs = new Map<string, { tls?: RegistryTls; auth?: RegistryAuth }>()
     const auths = new Map<string, RegistryAuth>()
+    const credentials = new Map<string, HostCredentials>()
     const tlsOrigins: Origin[] = []
     for (const { key, names, value, origin } of this.#collected.all()) {
       const host = names[0] ?? ''
@@ -280,6 +282,11 @@ class Resolver {
       } else if (key.id.startsWith('images.registry.auths.')) {
         auths.set(host, { ...(auths.get(host) ?? EMPTY_AUTH), [field]: value })
         this.#setSource(key, names, fileSource(origin))
+      } else if (key.id.startsWith('shim.registry.credentials.')) {
+        credentials.set(host, { ...(credentials.get(host) ?? { ...EMPTY_AUTH, configFile: '', helper: '', pullSecretsOf: [] }), [field]: value })
+        this.#setSource(key, names, fileSource(origin))
+        const problem = checkCredentialHost(host) ?? (field === 'helper' ? checkHelper(String(value)) : undefined)
+        if (problem !== undefined) this.#diagnostics.error('bad-value', `registry.credentials.${dottedKey([host])}${problem}`, origin, { key: lastPart(key.id) })
       }
     }
     for (const { value, origin } of mirrors) {
@@ -301,6 +308,8 @@ class Resolver {
       mirrors: Object.fromEntries(mirrors.map(({ names, value }) => [names[0] ?? '', { endpoints: value as readonly string[] }])),
       configs: Object.fromEntries(configs),
       auths: Object.fromEntries(auths),
+      credentials: Object.fromEntries(credentials),
+      credentialHelperDir: this.#string('shim.registry.credential_helper_dir'),
     }
   }
 

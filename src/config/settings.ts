@@ -30,6 +30,16 @@ export interface RegistryTls {
   readonly keyFile: string
 }
 
+/** What is known of credentials for one host, in our own section. */
+export interface HostCredentials extends RegistryAuth {
+  /** A Docker config.json; empty: none. */
+  readonly configFile: string
+  /** The NAME of `docker-credential-NAME`, or an absolute path; empty: none. */
+  readonly helper: string
+  /** Registries whose pull secrets this host is given as well. */
+  readonly pullSecretsOf: readonly string[]
+}
+
 export interface RegistrySettings {
   /** Directories with `HOST/hosts.toml`, in the order of search; empty: none. */
   readonly configPath: readonly string[]
@@ -40,6 +50,10 @@ export interface RegistrySettings {
   readonly configs: Readonly<Record<string, { readonly tls?: RegistryTls; readonly auth?: RegistryAuth }>>
   /** By registry URL or host. */
   readonly auths: Readonly<Record<string, RegistryAuth>>
+  /** By host with its port, `*.example.com` or `*`. */
+  readonly credentials: Readonly<Record<string, HostCredentials>>
+  /** Empty: helpers are looked for in PATH. */
+  readonly credentialHelperDir: string
 }
 
 export interface CniSettings {
