@@ -5,7 +5,6 @@ import type { CommandProtocol } from './negotiate.ts'
 import type { StreamingLimits } from './protocol.ts'
 import type { RemoteStatus } from './remote-status.ts'
 import { SpdyConnection } from './spdy/connection.ts'
-import { keepAlive, written } from './spdy-transport.ts'
 import type { SpdyStream } from './spdy/stream.ts'
 import type { AttachSession, ExecSession } from './types.ts'
 
@@ -41,9 +40,10 @@ export class SpdyCommandClient implements CommandClient {
       ['error', true], ['stdin', session.stdin], ['stdout', session.stdout], ['stderr', session.stderr], ['resize', session.tty && protocol.resize],
     ]
     this.#expected = new Set(wanted.filter(([, is]) => is).map(([type]) => type))
-    this.#connection = new SpdyConnection(socket, { side: 'server', limits: { maxStreams }, head, onStream: (stream) => this.#accept(stream) })
+    this.#connection = new SpdyConnection(socket, {
+      side: 'server', limits: { maxStreams }, head, pausedPingMs: limits.keepAliveMs, onStream: (stream) => this.#accept(stream),
+    })
     this.closed = this.#connection.closed.then(() => undefined)
-    keepAlive(socket, limits.keepAliveMs)
   }
 
   /**
@@ -135,4 +135,13 @@ export class SpdyCommandClient implements CommandClient {
     error.end(message)
     this.#connection.close().catch(() => this.destroy())
   }
+}
+
+/** Resolves when everything written so far has been handed to the kernel, or the connection is closed: what is left then is sent even after the close. */
+async function written(socket: Duplex): Promise<void> {
+  if (socket.writableLength === 0 || !socket.writable) return
+  const done = Promise.withResolvers<void>()
+  socket.once('close', done.resolve)
+  socket.write('', () => done.resolve())
+  await done.promise
 }

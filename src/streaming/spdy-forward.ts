@@ -1,7 +1,6 @@
 import type { Duplex } from 'node:stream'
 import { flushed, forwardConnection } from './forwarding.ts'
 import type { Transport } from './protocol.ts'
-import { keepAlive } from './spdy-transport.ts'
 import { SpdyConnection } from './spdy/connection.ts'
 import type { SpdyStream } from './spdy/stream.ts'
 import type { PortForwardSession } from './types.ts'
@@ -36,8 +35,8 @@ export class SpdyForward {
     this.#session = session
     this.transport = transport
     this.#deps = deps
-    this.#connection = new SpdyConnection(socket, { side: 'server', limits: { maxStreams }, head, onStream: (stream) => this.#accept(stream) })
-    keepAlive(socket, deps.limits.keepAliveMs)
+    const pausedPingMs = deps.limits.keepAliveMs
+    this.#connection = new SpdyConnection(socket, { side: 'server', limits: { maxStreams }, head, pausedPingMs, onStream: (stream) => this.#accept(stream) })
     this.closed = this.#connection.closed.then(() => {
       for (const { timer } of this.#pairs.values()) clearTimeout(timer)
       this.#pairs.clear()

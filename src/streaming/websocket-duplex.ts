@@ -7,9 +7,8 @@ import type { RawData, WebSocket } from 'ws'
  */
 export class WebSocketDuplex extends Duplex {
   readonly #socket: WebSocket
-  readonly #keepAlive: NodeJS.Timeout
 
-  constructor(socket: WebSocket, keepAliveMs: number) {
+  constructor(socket: WebSocket) {
     super({ allowHalfOpen: true, readableHighWaterMark: 64 * 1024, writableHighWaterMark: 64 * 1024 })
     this.#socket = socket
     // Its 'close' follows.
@@ -22,10 +21,6 @@ export class WebSocketDuplex extends Duplex {
       this.push(null)
       this.destroy()
     })
-    // See WebSocketChannels.
-    this.#keepAlive = setInterval(() => {
-      if (socket.isPaused && socket.readyState === socket.OPEN) socket.pong()
-    }, keepAliveMs)
   }
 
   override _read(): void {
@@ -46,7 +41,6 @@ export class WebSocketDuplex extends Duplex {
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    clearInterval(this.#keepAlive)
     this.#socket.terminate()
     callback(error)
   }

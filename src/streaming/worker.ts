@@ -96,7 +96,7 @@ const handler: UpgradeHandler = {
       return
     }
     const client = protocol.tunnel
-      ? new SpdyForward(id, session, new WebSocketDuplex(socket, start.limits.keepAliveMs), Buffer.alloc(0), 'websocket', deps)
+      ? new SpdyForward(id, session, new WebSocketDuplex(socket), Buffer.alloc(0), 'websocket', deps)
       : new WebSocketForward(id, session, webSocketPorts(session, query) ?? [], socket, protocol, deps)
     sessions.set(id, new ForwardSession(id, client, deps))
   },
