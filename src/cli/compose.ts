@@ -38,9 +38,11 @@ import { containerStats, listContainerStats, streamContainerStats } from '../run
 import { containerStatus } from '../runtime-service/container-status.ts'
 import { createContainer } from '../runtime-service/create-container.ts'
 import type { RuntimeServiceDeps } from '../runtime-service/deps.ts'
+import { ContainerEvents } from '../runtime-service/container-events.ts'
 import { exec } from '../runtime-service/exec.ts'
 import { ExecProcesses } from '../runtime-service/exec-processes.ts'
 import { execSync } from '../runtime-service/exec-sync.ts'
+import { getContainerEvents } from '../runtime-service/get-container-events.ts'
 import { Lifecycle } from '../runtime-service/lifecycle.ts'
 import { listContainers, streamContainers } from '../runtime-service/list-containers.ts'
 import { listPodSandbox, streamPodSandboxes } from '../runtime-service/list-pod-sandbox.ts'
@@ -122,7 +124,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   await cleanScratch(linux, scratch)
   await cleanIdmapped(linux, shim.state)
   const host = hostPort(linux, scratch)
-  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation, withMounts: host.withMounts }))
+  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
@@ -168,7 +170,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
   const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, features: (handler) => features.of(handler), containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
-  const unpacker = new ImageUnpacker({ containerd, platform, withMounts: host.withMounts })
+  const unpacker = new ImageUnpacker({ containerd, platform, withMounts: (mounts, work) => host.withMounts(mounts, work) })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
 
   async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {
@@ -209,6 +211,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
     mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage,
   }
+  const events = new ContainerEvents({ deps, log: log.child({ component: 'events' }), metrics })
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
     attachedToNetworks: () => networks.attached(),
@@ -281,7 +284,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     PortForward: (ctx, request) => portForward({ sandboxes, streaming }, ctx, request),
     UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
     UpdatePodSandboxResources: (ctx, request) => updatePodSandboxResources({ ...deps, checkResources: specs.checkResources }, ctx, request),
-    GetContainerEvents: unimplemented('the kubelet falls back to listing'),
+    GetContainerEvents: (ctx, _request, send) => getContainerEvents({ events }, ctx, (event) => send(encoded(event))),
     CheckpointContainer: unimplemented('checkpoints are left to a later version'),
   } satisfies HandlerTable
 
@@ -291,6 +294,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     async start() {
       await networks.start()
       await lifecycle.start()
+      events.loaded()
       // A taken port is an error now, not at the first stream.
       if (settings.streaming.port !== 0) await streaming.listen()
       stats.start(background)
@@ -302,6 +306,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       registry.close()
       await lifecycle.close()
       await background.drain()
+      events.close()
       await networks.close()
       await io.close()
       stdin.close()

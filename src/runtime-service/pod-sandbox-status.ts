@@ -1,8 +1,10 @@
-import { type LinuxContainerResources, NamespaceMode, type PodSandboxConfig, type PodSandboxStatusRequest, type PodSandboxStatusResponse } from '../generated/cri.ts'
+import { nowNanoseconds } from '../containerd/timestamp.ts'
+import { type LinuxContainerResources, NamespaceMode, type PodSandboxConfig, type PodSandboxStatus, type PodSandboxStatusRequest, type PodSandboxStatusResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import { stringifyOciJson } from '../oci-spec/json.ts'
 import { toGoJson } from '../state/go-json.ts'
+import type { Sandbox } from '../state/records.ts'
 import { containerStatusMessage } from './container-message.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 import { sandboxState } from './filters.ts'
@@ -10,20 +12,27 @@ import { specOf } from './spec-of.ts'
 
 type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'sandboxes' | 'containers' | 'images'>
 
-/** PodSandboxStatus; verbose adds the runtime spec and the CNI result, in the JSON that `crictl inspectp` shows. */
-export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandboxStatusRequest): Promise<Init<PodSandboxStatusResponse>> {
-  const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
+/** A sandbox's status as CRI gives it. */
+export function sandboxStatusMessage(sandbox: Sandbox): Init<PodSandboxStatus> {
   const { config, ips, runtimeHandler } = sandbox.metadata
   const options = config.linux?.security_context?.namespace_options ?? { network: NamespaceMode.POD, pid: NamespaceMode.POD, ipc: NamespaceMode.POD, target_id: '', userns_options: null }
   const [ip = '', ...additional] = ips
+  return {
+    id: sandbox.id, metadata: config.metadata, state: sandboxState(sandbox), created_at: String(sandbox.createdAt),
+    network: { ip: sandbox.networkDown ? '' : ip, additional_ips: sandbox.networkDown ? [] : additional.map((address) => ({ ip: address })) },
+    linux: { namespaces: { options } }, labels: config.labels, annotations: config.annotations, runtime_handler: runtimeHandler,
+  }
+}
+
+/** PodSandboxStatus; verbose adds the runtime spec and the CNI result, in the JSON that `crictl inspectp` shows. */
+export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandboxStatusRequest): Promise<Init<PodSandboxStatusResponse>> {
+  const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
+  const { config, runtimeHandler } = sandbox.metadata
   const answer: Init<PodSandboxStatusResponse> = {
-    status: {
-      id: sandbox.id, metadata: config.metadata, state: sandboxState(sandbox), created_at: String(sandbox.createdAt),
-      network: { ip: sandbox.networkDown ? '' : ip, additional_ips: sandbox.networkDown ? [] : additional.map((address) => ({ ip: address })) },
-      linux: { namespaces: { options } }, labels: config.labels, annotations: config.annotations, runtime_handler: runtimeHandler,
-    },
+    status: sandboxStatusMessage(sandbox),
     containers_statuses: [...deps.containers.values()].filter((container) => container.metadata.sandboxId === sandbox.id).map((container) => containerStatusMessage(container, deps.images)),
-    timestamp: String(BigInt(Date.now()) * 1_000_000n),
+    // The clock of container events: the kubelet takes the later of the two for the newer one.
+    timestamp: String(nowNanoseconds()),
   }
   if (!request.verbose) return answer
   const record = await deps.sandbox.containerd.containers.get(ctx, sandbox.id)

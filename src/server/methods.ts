@@ -17,9 +17,12 @@ export function isRead(method: Method): boolean {
   return reads.has(method)
 }
 
-/** Whether an RPC is served whatever the state of the service: these two tell the client what the state is. */
+/**
+ * Whether an RPC is served whatever the state of the service: two tell the client what the state is, and events come when there are some. (A kubelet
+ * whose stream was refused a few times does without events for good.)
+ */
 export function isAlwaysServed(method: Method): boolean {
-  return method === 'Version' || method === 'Status'
+  return method === 'Version' || method === 'Status' || method === 'GetContainerEvents'
 }
 
 /** Whether an RPC runs until its client leaves: a shutdown does not wait for it. */

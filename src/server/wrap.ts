@@ -1,8 +1,9 @@
-import type { ServerWritableStream, handleServerStreamingCall, handleUnaryCall, sendUnaryData } from '@grpc/grpc-js'
+import { Metadata, type ServerWritableStream, type handleServerStreamingCall, type handleUnaryCall, type sendUnaryData } from '@grpc/grpc-js'
 import { Code, CriError, messageOf } from '../errors/cri-error.ts'
 import { responseIds } from './call-ids.ts'
 import type { Call, Calls, ClientSide } from './calls.ts'
 import { Encoded, type Method, type StreamHandler, type UnaryHandler } from './handlers.ts'
+import { isEndless } from './methods.ts'
 import { type RpcStatus, okStatus, statusOf } from './status.ts'
 
 export interface WrapDeps {
@@ -91,6 +92,8 @@ export function stream(deps: WrapDeps, method: Method, handler: StreamHandler<ob
       const refused = deps.refusal(method)
       if (refused !== undefined) throw refused
       signal.throwIfAborted()
+      // It may be long until there is something to send: the headers tell the client that it is being served.
+      if (isEndless(method)) client.sendMetadata(new Metadata())
       await handler(call.ctx, client.request, send)
     } catch (error) {
       failure = error
