@@ -25,16 +25,21 @@ export interface BlobStreamOptions {
   readonly offsetBytes: number
   readonly signal: AbortSignal
   readonly log: Logger
-  readonly idleTimeoutMs: number
+  readonly stallTimeoutMs: number
   readonly retryDelayMs: number
+  /** Told of every byte that arrives, those that are skipped included. */
+  readonly onReceived: (host: RegistryHost, bytes: number) => void
+  /** A body came to its end. */
+  readonly onDelivered: (host: RegistryHost) => void
+  readonly onBrokenOff: (host: RegistryHost, failure: HostFailure) => void
 }
 
 /** Read ahead of whoever takes the bytes. */
 const readAheadBytes = 2 * 1024 * 1024
 /** What a connection must bring to count as progress. */
 const progressBytes = 1024 * 1024
-/** Continuations in a row that brought less than that. */
-const maxFruitless = 5
+/** Continuations in a row that brought less than that: every host once, and this many more. */
+const moreFruitless = 4
 /** Continuations of one blob in all. */
 const maxContinuations = 100
 
@@ -128,6 +133,7 @@ export class BlobStream implements AsyncIterable<Buffer> {
   }
 
   #advance(source: Source, piece: Buffer): Buffer | undefined {
+    this.#options.onReceived(source.host, piece.length)
     const skipped = Math.min(source.skipBytes, piece.length)
     source.skipBytes -= skipped
     if (piece.length - skipped > this.#remaining) throw new HostFailure('content', 'sent more bytes than the manifest says')
@@ -135,6 +141,7 @@ export class BlobStream implements AsyncIterable<Buffer> {
     this.#positionBytes += piece.length - skipped
     source.broughtBytes += piece.length
     if (source.broughtBytes >= progressBytes) this.#fruitless = 0
+    if (this.#remaining === 0) this.#options.onDelivered(source.host)
     return skipped === 0 ? piece : piece.subarray(skipped)
   }
 
@@ -142,12 +149,15 @@ export class BlobStream implements AsyncIterable<Buffer> {
     const { hosts, what, log, signal, retryDelayMs } = this.#options
     const failure = failureOfError(error, source.host)
     this.#failed.push({ host: source.host, failure })
+    this.#options.onBrokenOff(source.host, failure)
     this.#drop()
     this.#continuations++
     this.#fruitless++
-    if (this.#fruitless > maxFruitless || this.#continuations > maxContinuations) throw allFailed(what, this.#failed)
+    if (this.#fruitless > hosts.length + moreFruitless || this.#continuations > maxContinuations) throw allFailed(what, this.#failed)
     log.info({ registryHost: source.host.host, positionBytes: this.#positionBytes, sizeBytes: this.#options.sizeBytes, why: failure.message }, 'continuing an interrupted download')
-    if (this.#fruitless > 1) await pause(retryDelayMs * 2 ** (this.#fruitless - 2), signal)
+    // Not before every host had its turn: a broken one must not eat the next one's time.
+    const rounds = this.#fruitless - Math.max(hosts.length, 1)
+    if (rounds > 0) await pause(retryDelayMs * 2 ** (rounds - 1), signal)
     // The others first, then the one that broke.
     const at = hosts.indexOf(source.host)
     await this.#openFrom([...hosts.slice(at + 1), ...hosts.slice(0, at + 1)])
@@ -155,7 +165,7 @@ export class BlobStream implements AsyncIterable<Buffer> {
 
   async #openFrom(order: readonly RegistryHost[]): Promise<void> {
     const { host, response, skipBytes } = await this.#options.open(this.#positionBytes, order)
-    this.#source = { host, reader: new BodyReader(response, readAheadBytes, this.#options.idleTimeoutMs), skipBytes, broughtBytes: 0 }
+    this.#source = { host, reader: new BodyReader(response, readAheadBytes, this.#options.stallTimeoutMs), skipBytes, broughtBytes: 0 }
     this.#host = host.host
     if (this.#served.at(-1) !== host.url) this.#served.push(host.url)
     if (this.#closed) this.#drop()

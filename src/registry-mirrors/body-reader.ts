@@ -2,6 +2,8 @@ import type { IncomingMessage } from 'node:http'
 import { HostFailure } from './failures.ts'
 
 const drainTimeoutMs = 1000
+/** What must arrive within a stall window: about 1 KB/s with the usual 30 s. A host that sends less is as good as silent. */
+const minWindowBytes = 32 * 1024
 
 /**
  * Reads a response's body: while one piece is being written, the next ones are collected, up to `boundBytes`. Nothing is lost when the
@@ -10,21 +12,25 @@ const drainTimeoutMs = 1000
 export class BodyReader {
   readonly #response: IncomingMessage
   readonly #boundBytes: number
-  readonly #idleTimeoutMs: number
+  readonly #stallTimeoutMs: number
   readonly #chunks: Buffer[] = []
   #collected = 0
   #ended = false
   #error: Error | undefined
   #wake: (() => void) | undefined
+  /** The stall window: how long somebody waited in it, and what came. */
+  #waitedMs = 0
+  #windowBytes = 0
 
-  /** `idleTimeoutMs`: how long nothing may arrive while somebody waits for it. */
-  constructor(response: IncomingMessage, boundBytes: number, idleTimeoutMs: number) {
+  /** `stallTimeoutMs`: within this time of somebody waiting for it, 32 KiB must arrive (or the end). */
+  constructor(response: IncomingMessage, boundBytes: number, stallTimeoutMs: number) {
     this.#response = response
     this.#boundBytes = boundBytes
-    this.#idleTimeoutMs = idleTimeoutMs
+    this.#stallTimeoutMs = stallTimeoutMs
     response.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk)
       this.#collected += chunk.length
+      this.#windowBytes += chunk.length
       if (this.#collected >= boundBytes) response.pause()
       this.#wake?.()
     })
@@ -56,12 +62,15 @@ export class BodyReader {
     if (!this.#ended) this.#response.destroy()
   }
 
+  /** The time in which nobody waits (the bytes are being written) is not the host's. */
   async #more(): Promise<void> {
+    if (this.#windowBytes >= minWindowBytes) this.#newWindow()
+    const began = performance.now()
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
-        this.#fail(new HostFailure('unreachable', `nothing arrived for ${this.#idleTimeoutMs / 1000} s`, { transient: true }))
+        this.#fail(new HostFailure('unreachable', this.#stalled(), { transient: true, timedOut: true }))
         this.#response.destroy()
-      }, this.#idleTimeoutMs)
+      }, this.#stallTimeoutMs - this.#waitedMs)
       this.#wake = () => {
         if (this.#ended || this.#error !== undefined || this.#collected > 0) {
           clearTimeout(timer)
@@ -70,6 +79,17 @@ export class BodyReader {
         }
       }
     })
+    this.#waitedMs += performance.now() - began
+  }
+
+  #newWindow(): void {
+    this.#waitedMs = 0
+    this.#windowBytes = 0
+  }
+
+  #stalled(): string {
+    const seconds = this.#stallTimeoutMs / 1000
+    return this.#windowBytes === 0 ? `nothing arrived for ${seconds} s` : `only ${this.#windowBytes} bytes arrived in ${seconds} s`
   }
 
   #fail(error: Error): void {
@@ -79,14 +99,14 @@ export class BodyReader {
 }
 
 /** A whole body of at most `maxBytes`. Throws a HostFailure of kind `content` when there is more. */
-export async function readBody(response: IncomingMessage, maxBytes: number, idleTimeoutMs: number): Promise<Buffer> {
+export async function readBody(response: IncomingMessage, maxBytes: number, stallTimeoutMs: number): Promise<Buffer> {
   const tooLarge = (): HostFailure => new HostFailure('content', `its answer is larger than ${maxBytes} bytes`)
   if (Number(response.headers['content-length'] ?? 0) > maxBytes) {
     response.on('error', () => {})
     response.destroy()
     throw tooLarge()
   }
-  const reader = new BodyReader(response, Math.min(maxBytes + 1, 64 * 1024), idleTimeoutMs)
+  const reader = new BodyReader(response, Math.min(maxBytes + 1, 64 * 1024), stallTimeoutMs)
   const pieces: Buffer[] = []
   let size = 0
   try {

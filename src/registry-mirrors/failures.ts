@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import { Code, CriError, errnoOf, messageOf } from '../errors/cri-error.ts'
 import type { RegistryHost } from './registry-host.ts'
 
@@ -12,6 +13,8 @@ export interface FailureOptions {
   readonly transient?: boolean
   /** The host asks to wait this long. */
   readonly retryAfterMs?: number
+  /** It took a deadline to find out. */
+  readonly timedOut?: boolean
   readonly cause?: unknown
 }
 
@@ -21,12 +24,15 @@ export class HostFailure extends Error {
   readonly kind: FailureKind
   readonly transient: boolean
   readonly retryAfterMs: number | undefined
+  readonly timedOut: boolean
 
   constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.kind = kind
     this.transient = options.transient ?? false
     this.retryAfterMs = options.retryAfterMs
+    // A failure that is about another one (a token service's) took as long as that.
+    this.timedOut = options.timedOut ?? (options.cause instanceof HostFailure && options.cause.timedOut)
   }
 }
 
@@ -47,15 +53,53 @@ const codeOfKind: Readonly<Record<FailureKind, Code>> = {
 }
 
 /**
- * The one error for a request that no host served: every host with its own reason. The registry's own word on whether the image is
- * there and may be read outweighs what mirrors say; a host that could not be asked means UNAVAILABLE, since it might have the image.
+ * The one error for a request that no host served: every host with its own reason, short enough for an event of the API server (1 KiB,
+ * of which the kubelet takes some). The registry's own word on whether the image is there and may be read outweighs what mirrors say; a
+ * host that could not be asked means UNAVAILABLE, since it might have the image.
  */
 export function allFailed(what: string, failed: readonly FailedHost[]): CriError {
   const kind = decisiveKind(failed)
-  const reasons = failed.map(({ host, failure }) => `${host.host}: ${failure.message}`)
-  const unique = [...new Set(reasons)]
   const remedy = kind === 'unauthenticated' || kind === 'denied' ? ' (check the imagePullSecrets of the pod)' : ''
-  return new CriError(codeOfKind[kind], `${what}: ${unique.join('; ')}${remedy}`, { reason: kind.toUpperCase(), cause: failed.at(-1)?.failure })
+  return new CriError(codeOfKind[kind], `${clip(what, maxSubject)}: ${reasonsOf(failed)}${remedy}`, { reason: kind.toUpperCase(), cause: failed.at(-1)?.failure })
+}
+
+/** Longer names than anybody gives to images. */
+const maxSubject = 260
+const maxReasons = 600
+const maxListed = 12
+
+/** `host: reason; host: reason`. Every host keeps its place; the more there are, the shorter each reason. */
+function reasonsOf(failed: readonly FailedHost[]): string {
+  const hosts = new Map<string, { readonly reasons: Map<string, number>; readonly name: string }>()
+  for (const { host, failure } of failed) {
+    const sameName = failed.some((other) => other.host.host === host.host && other.host.apiRoot !== host.apiRoot)
+    const name = clip(sameName ? `${host.host}${host.apiRoot}` : host.host, 80)
+    const entry = hosts.get(name) ?? { name, reasons: new Map<string, number>() }
+    hosts.set(name, entry)
+    entry.reasons.set(failure.message, (entry.reasons.get(failure.message) ?? 0) + 1)
+  }
+  const lines = [...hosts.values()].map(({ name, reasons }) => ({ name, text: [...reasons].map(([reason, times]) => (times > 1 ? `${reason} (${times} times)` : reason)).join(', then ') }))
+  const shown = lines.slice(0, maxListed)
+  const room = maxReasons - shown.reduce((sum, { name }) => sum + name.length + 4, 0)
+  const limit = fairLimit(shown.map(({ text }) => text.length), room)
+  const more = lines.length - shown.length
+  return shown.map(({ name, text }) => `${name}: ${clip(text, limit)}`).join('; ') + (more > 0 ? `; and ${more} more` : '')
+}
+
+/** The longest that each may be so that all together fit: short ones leave their rest to the others. */
+function fairLimit(lengths: readonly number[], room: number): number {
+  let left = room
+  const sorted = [...lengths].sort((a, b) => a - b)
+  for (const [index, length] of sorted.entries()) {
+    const share = Math.floor(left / (sorted.length - index))
+    if (length > share) return Math.max(share, 24)
+    left -= length
+  }
+  return room
+}
+
+function clip(text: string, maxLength: number): string {
+  return text.length > maxLength ? `${text.slice(0, maxLength - 1)}…` : text
 }
 
 function decisiveKind(failed: readonly FailedHost[]): FailureKind {
@@ -66,16 +110,27 @@ function decisiveKind(failed: readonly FailedHost[]): FailureKind {
   return order.find((kind) => kinds.includes(kind)) ?? 'missing'
 }
 
-/** The failure that a status says, with what the registry wrote about it. */
-export function failureOfStatus(status: number, detail: string, retryAfter: string | undefined): HostFailure {
+/** The failure that a status says, with what the registry wrote about it. `headers`: for Retry-After. */
+export function failureOfStatus(status: number, detail: string, headers: IncomingHttpHeaders): HostFailure {
   const text = `${status} ${statusText[status] ?? 'unexpected answer'}${detail === '' ? '' : ` (${detail})`}`
   if (status === 404) return new HostFailure('missing', text)
   if (status === 401) return new HostFailure('unauthenticated', text)
   if (status === 403) return new HostFailure('denied', text)
-  const seconds = retryAfter !== undefined && /^\d{1,6}$/.test(retryAfter) ? Number(retryAfter) : undefined
-  const wait = seconds === undefined ? {} : { retryAfterMs: seconds * 1000 }
+  const retryAfterMs = retryAfter(headers)
+  const wait = retryAfterMs === undefined ? {} : { retryAfterMs }
   if (status === 429) return new HostFailure('limited', text, { transient: true, ...wait })
   return new HostFailure('server', text, { transient: [408, 500, 502, 503, 504].includes(status), ...wait })
+}
+
+/** Milliseconds that Retry-After asks for: seconds or a date (RFC 9110, section 10.2.3), the date by the host's own clock where it tells it. */
+export function retryAfter(headers: IncomingHttpHeaders, now = Date.now()): number | undefined {
+  const value = headers['retry-after']?.trim() ?? ''
+  if (/^\d{1,9}$/.test(value)) return Number(value) * 1000
+  // Date.parse takes almost anything: a date begins with the day's name.
+  const at = /^[A-Z][a-z]{2,8},? /.test(value) ? Date.parse(value) : Number.NaN
+  if (Number.isNaN(at)) return undefined
+  const theirs = Date.parse(headers.date ?? '')
+  return Math.max(0, at - (Number.isNaN(theirs) ? now : theirs))
 }
 
 /** The failure of a request that got no answer, or whose answer broke off. */
@@ -83,7 +138,7 @@ export function failureOfError(error: unknown, host: RegistryHost): HostFailure 
   if (error instanceof HostFailure) return error
   const errno = errnoOf(error) ?? innerErrno(error)
   const known = errno === undefined ? undefined : unreachable[errno]
-  if (known !== undefined) return new HostFailure('unreachable', known.text, { transient: known.transient, cause: error })
+  if (known !== undefined) return new HostFailure('unreachable', known.text, { transient: known.transient, timedOut: known.timedOut ?? false, cause: error })
   if (errno?.startsWith('ERR_SSL_') === true && /CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE/.test(errno)) {
     const where = host.source.endsWith('hosts.toml') ? host.source : 'a hosts.toml'
     const text = errno.includes('HANDSHAKE_FAILURE') ? 'refused the TLS handshake' : `wants a client certificate: name it with client in ${where}`
@@ -111,10 +166,18 @@ export function isNotTls(error: unknown): boolean {
   return errno === 'ECONNRESET' && messageOf(error).includes('before secure TLS connection')
 }
 
-/** Text that somebody else wrote, fit for an error: one line, short, URLs without their query. */
+/** Text that somebody else wrote, fit for an error: one line, short, URLs without user, query and fragment, nothing that looks like a token. */
 export function safeText(text: string, maxLength = 160): string {
-  // eslint-disable-next-line no-control-regex
-  const clean = text.replace(/[\x00-\x1f\x7f\u2028\u2029]+/g, ' ').replace(/\/\/[^/@\s]*@/g, '//').replace(/\?[^\s"']+/g, '').replace(/\b(bearer|basic) +[\w.~+/=-]{8,}/gi, '$1 …').trim()
+  const clean = text
+    // eslint-disable-next-line no-control-regex
+    .slice(0, 10_000).replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+/g, ' ')
+    .replace(/\/\/[^/@\s]*@/g, '//')
+    .replace(/\?[^\s"']+/g, '')
+    .replace(/(https?:\/\/[^\s"'#]*)#[^\s"']*/gi, '$1')
+    .replace(/\b(bearer|basic) +[\w.~+/=-]{8,}/gi, '$1 …')
+    .replace(/\b([\w-]*(?:token|secret|password|passwd|signature|credential|api-?key|sig))("?\s*[=:]\s*"?)[^\s"'&,;]+/gi, '$1$2…')
+    .replace(/\beyJ[\w-]{8,}(?:\.[\w-]*)*/g, '…')
+    .trim()
   return clean.length > maxLength ? `${clean.slice(0, maxLength)}…` : clean
 }
 
@@ -125,13 +188,13 @@ function innerErrno(error: unknown): string | undefined {
 
 const certificateErrors = /CERT|SELF_SIGNED|UNABLE_TO_|HOSTNAME_MISMATCH/
 
-const unreachable: Readonly<Record<string, { readonly text: string; readonly transient: boolean } | undefined>> = {
+const unreachable: Readonly<Record<string, { readonly text: string; readonly transient: boolean; readonly timedOut?: boolean } | undefined>> = {
   ECONNREFUSED: { text: 'connection refused', transient: false },
   ENOTFOUND: { text: 'host name not found', transient: false },
-  EAI_AGAIN: { text: 'host name not found now (DNS does not answer)', transient: true },
-  EHOSTUNREACH: { text: 'no route to host', transient: false },
+  EAI_AGAIN: { text: 'host name not found now (DNS does not answer)', transient: true, timedOut: true },
+  EHOSTUNREACH: { text: 'no route to host', transient: false, timedOut: true },
   ENETUNREACH: { text: 'network unreachable', transient: false },
-  ETIMEDOUT: { text: 'connection timed out', transient: true },
+  ETIMEDOUT: { text: 'connection timed out', transient: true, timedOut: true },
   ECONNRESET: { text: 'connection reset', transient: true },
   ECONNABORTED: { text: 'connection broken off', transient: true },
   EPIPE: { text: 'connection reset', transient: true },

@@ -186,13 +186,14 @@ test('hosts are tried in the order of the file, whatever is wrong with one', asy
   assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, good.host)
   assert.ok((await readBlob(some)).bytes.equals(blobBytes))
-  for (const host of faulty) assert.ok(host.requests.length >= 3, 'every request begins at the first host')
+  for (const host of [missing, broken, resetting]) assert.ok(host.requests.length >= 3, 'every request begins at the first host')
+  assert.equal(silent.requests.length, 1, 'a time-out is waited for once')
 
   good.fault = () => ({ kind: 'status', status: 404 })
   const error = await failure(some.fetchManifest(ref, manifest, null, ctx), Code.UNAVAILABLE, /^cannot fetch manifest sha256:/)
   for (const reason of [
     `${missing.host}: 404 not found`, `${broken.host}: 500 internal server error (UNKNOWN: boom at https://x/y)`, `${resetting.host}: connection reset`,
-    `${silent.host}: no answer within 0.3 s`, `127.0.0.1:${closed}: connection refused`, 'nowhere.invalid: host name not found', `${good.host}: 404 not found`,
+    `${silent.host}: no answer within 0.3 s (skipped`, `127.0.0.1:${closed}: connection refused`, 'nowhere.invalid: host name not found', `${good.host}: 404 not found`,
   ]) assert.ok(error.message.includes(reason), `${reason} in ${error.message}`)
 })
 
@@ -302,7 +303,7 @@ test('a download goes on at the same host when there is no other', async () => {
 test('a stalled download goes on elsewhere', async () => {
   const [stalling, next] = [await registry(), await registry()]
   stalling.fault = () => ({ kind: 'stall', afterBytes: 100_000 })
-  const { bytes } = await readBlob(client({ configPath: await through(stalling, next), idleTimeoutMs: 200 }))
+  const { bytes } = await readBlob(client({ configPath: await through(stalling, next), stallTimeoutMs: 200 }))
   assert.ok(bytes.equals(blobBytes))
   assert.match(logged, /nothing arrived for 0\.2 s/)
 })

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import type { Registry } from 'prom-client'
 import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -8,12 +9,15 @@ import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { type Credential, credentialFor, type PullAuth } from './credentials.ts'
 import { digestOf, digestProblem, matchesDigest } from './digest.ts'
-import { allFailed, type FailedHost, failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
+import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
+import { HostHealth, type HostHealthOptions, type HostState } from './host-health.ts'
+import { firstToServe } from './host-race.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
 import type { ImageRef } from './image-ref.ts'
 import { acceptManifests, bareType, isManifestType, isSchema1Type, sniffManifestType } from './media-types.ts'
 import type { Capability, RegistryHost } from './registry-host.ts'
+import { noRegistryMetrics, registerRegistryMetrics, type RegistryMetrics, type RequestResult } from './registry-metrics.ts'
 import { resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
 import { Transport } from './transport.ts'
@@ -33,10 +37,14 @@ export interface RegistryClientOptions extends RegistrySettings {
   readonly env?: Readonly<Record<string, string | undefined>>
   /** How long a host may take to begin its answer. Default: 30,000. */
   readonly headerTimeoutMs?: number
-  /** How long a host may send nothing in the middle of an answer. Default: 60,000. */
-  readonly idleTimeoutMs?: number
+  /** Within this time of waiting for them, 32 KiB of an answer's body must arrive. Default: 30,000. */
+  readonly stallTimeoutMs?: number
   /** The wait before a host is asked again, doubled each time. Default: 250. */
   readonly retryDelayMs?: number
+  /** Head starts and the time that a failing host is skipped. */
+  readonly health?: HostHealthOptions
+  /** Where figures per configured host are registered. Default: nowhere. */
+  readonly metrics?: Registry
 }
 
 export interface OpenBlobOptions {
@@ -48,6 +56,8 @@ export interface OpenBlobOptions {
   readonly log?: Logger
   /** URLs of hosts (as in `hosts` of an earlier attempt) not to ask, since what they sent did not match the digest. */
   readonly avoid?: readonly string[]
+  /** Told of all bytes as they arrive, with the host as configured: those too that a host without Range sends in front of the offset. */
+  readonly onReceived?: (bytes: number, host: string) => void
 }
 
 export interface OpenedBlob {
@@ -82,7 +92,8 @@ interface Question {
 const maxManifestBytes = 8 * 1024 * 1024
 const maxErrorBytes = 64 * 1024
 const maxAttemptsAtLastHost = 3
-const maxRetryAfterMs = 5000
+/** What a Retry-After may ask of a request that has no other host. */
+const maxRetryAfterMs = 60_000
 
 /** Fetches images from registries and their mirrors: hosts in order, each request falling back to the next host. */
 export class RegistryClient {
@@ -91,23 +102,37 @@ export class RegistryClient {
   readonly #authorizer: Authorizer
   readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes.toString('utf8'), file))
   readonly #warned = new Set<string>()
-  readonly #idleTimeoutMs: number
+  readonly #stallTimeoutMs: number
   readonly #retryDelayMs: number
   readonly #closing = new AbortController()
+  readonly #health: HostHealth
+  readonly #metrics: RegistryMetrics
 
   constructor(options: RegistryClientOptions) {
     this.#options = options
-    this.#idleTimeoutMs = options.idleTimeoutMs ?? 60_000
+    this.#stallTimeoutMs = options.stallTimeoutMs ?? 30_000
     this.#retryDelayMs = options.retryDelayMs ?? 250
     this.#transport = new Transport({
       userAgent: options.userAgent, headers: options.headers, env: options.env ?? process.env, headerTimeoutMs: options.headerTimeoutMs ?? 30_000,
     })
-    this.#authorizer = new Authorizer(this.#transport, this.#idleTimeoutMs)
+    this.#health = new HostHealth(options.health)
+    this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.hostStates())
+    this.#authorizer = new Authorizer(this.#transport, this.#stallTimeoutMs)
   }
 
   /** The hosts that a registry's images are asked from, in order, with everything known about each. */
   async hosts(registry: string): Promise<RegistryHost[]> {
     return resolveHosts(registry, { settings: this.#options, files: this.#files, warn: (warning) => this.#warnOnce(warning) })
+  }
+
+  /** What is known of every host that was asked since the start. */
+  hostStates(): HostState[] {
+    return this.#health.states()
+  }
+
+  /** What is known of one of `hosts()`. */
+  stateOf(host: RegistryHost): HostState {
+    return this.#health.stateOf(host)
   }
 
   /** Which manifest or index a reference means. A tag is asked only from hosts that may resolve; a digest from all that may pull. */
@@ -146,9 +171,18 @@ export class RegistryClient {
       throw new CriError(Code.DATA_LOSS, `${what}: every host that has it sent wrong bytes (${able.map((host) => host.host).join(', ')})`, { reason: 'CONTENT' })
     }
     const open = (positionBytes: number, order: readonly RegistryHost[]): Promise<OpenedBody> =>
-      this.#firstOf(what, plan, order, (host) => this.#openAt(host, plan, descriptor, positionBytes))
+      this.#firstOf(what, plan, order, (host) => this.#openAt(host, plan, descriptor, positionBytes), ({ response }) => void discardBody(response))
     const stream = new BlobStream({
-      what, hosts, open, sizeBytes: descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, idleTimeoutMs: this.#idleTimeoutMs, retryDelayMs: this.#retryDelayMs,
+      what, hosts, open, sizeBytes: descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, stallTimeoutMs: this.#stallTimeoutMs, retryDelayMs: this.#retryDelayMs,
+      onReceived: (host, bytes) => {
+        this.#metrics.bytes(host, bytes)
+        options.onReceived?.(bytes, host.host)
+      },
+      onDelivered: (host) => this.#health.delivered(host),
+      onBrokenOff: (host, failure) => {
+        this.#metrics.request(host, 'broken-off', 0)
+        this.#health.brokeOff(host, failure)
+      },
     })
     await stream.start()
     return stream
@@ -177,7 +211,7 @@ export class RegistryClient {
     return this.#firstOf(what, plan, usable(plan, ['pull']), async (host) => {
       const accept = kind === 'manifests' && descriptor.mediaType !== '' ? `${descriptor.mediaType}, */*` : '*/*'
       const response = await this.#ask(host, plan, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
-      const bytes = await readBody(response, maxManifestBytes, this.#idleTimeoutMs)
+      const bytes = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
       // 0: the size is not known.
       if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
         throw new HostFailure('content', `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`)
@@ -203,7 +237,7 @@ export class RegistryClient {
     // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself.
     if (status !== 200) {
       if ([400, 403, 405, 406, 501].includes(status)) return undefined
-      throw failureOfStatus(status, '', response.headers['retry-after'])
+      throw failureOfStatus(status, '', response.headers)
     }
     const type = bareType(response.headers['content-type'])
     if (isSchema1Type(type)) throw schema1(plan.ref)
@@ -217,7 +251,7 @@ export class RegistryClient {
     const response = await this.#ask(host, plan, question)
     const type = bareType(response.headers['content-type'])
     const said = headerOf(response, 'docker-content-digest')
-    const bytes = await readBody(response, maxManifestBytes, this.#idleTimeoutMs)
+    const bytes = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
     const sniffed = sniffManifestType(bytes)
     if (isSchema1Type(type) || sniffed === 'schema1') throw schema1(plan.ref)
     const known = isManifestType(type) ? type : sniffed
@@ -250,10 +284,9 @@ export class RegistryClient {
     const response = await this.#answer(host, plan, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
-    const retryAfter = response.headers['retry-after']
-    const detail = await readBody(response, maxErrorBytes, this.#idleTimeoutMs).then(errorDetail, () => '')
+    const detail = await readBody(response, maxErrorBytes, this.#stallTimeoutMs).then(errorDetail, () => '')
     plan.signal.throwIfAborted()
-    throw failureOfStatus(status, detail, retryAfter)
+    throw failureOfStatus(status, detail, response.headers)
   }
 
   /** Any answer, after the registry's challenge was met. */
@@ -275,41 +308,63 @@ export class RegistryClient {
     throw stillUnauthorized(credential)
   }
 
-  /** Asks the hosts in order until one succeeds. Hosts in front of others get one chance, the last one some more. */
-  async #firstOf<T>(what: string, plan: Plan, hosts: readonly RegistryHost[], attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+  /** Asks the hosts in order until one serves. Hosts in front of others get one chance, the last one some more. */
+  async #firstOf<T>(what: string, plan: Plan, hosts: readonly RegistryHost[], attempt: (host: RegistryHost) => Promise<T>, discard: (late: T) => void = () => undefined): Promise<T> {
     if (hosts.length === 0) {
       throw notFound(`${what}: no host is configured for ${plan.ref.registry} that may serve it (see capabilities in ${plan.hosts[0]?.source ?? 'hosts.toml'})`)
     }
-    const failed: FailedHost[] = []
-    for (const [index, host] of hosts.entries()) {
-      const last = index === hosts.length - 1
-      try {
-        return await (last ? this.#persistently(host, plan, attempt) : attempt(host))
-      } catch (error) {
-        plan.signal.throwIfAborted()
-        if (error instanceof CriError) throw error
-        const failure = failureOfError(error, host)
-        failed.push({ host, failure })
-        plan.log[last ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, last ? 'registry host failed' : 'registry host failed, trying the next one')
-        if (failure.kind === 'config') this.#warnOnce(`${host.source}: ${host.host} is passed over: ${failure.message}`)
-      }
-    }
-    throw allFailed(what, failed)
+    return firstToServe({
+      what, hosts, health: this.#health, discard,
+      attempt: async (host, patient, wanted) => {
+        try {
+          return await (patient ? this.#persistently(host, plan, attempt, wanted) : this.#attempt(host, plan, attempt))
+        } catch (error) {
+          if (!(error instanceof HostFailure)) throw error
+          plan.log[patient ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: error.message }, patient ? 'registry host failed' : 'registry host failed, trying the next one')
+          if (error.kind === 'config') this.#warnOnce(`${host.source}: ${host.host} is passed over: ${error.message}`)
+          throw error
+        }
+      },
+      onSkip: ({ host, failure }) => plan.log.info({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, 'registry host skipped'),
+    })
   }
 
-  async #persistently<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+  async #persistently<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>, wanted: () => boolean): Promise<T> {
+    // Another request was told to wait.
+    const heldForMs = this.#health.heldForMs(host)
+    if (heldForMs > 0 && heldForMs <= maxRetryAfterMs) await pause(heldForMs, plan.signal)
     for (let attempts = 1; ; attempts++) {
       try {
-        return await attempt(host)
-      } catch (error) {
-        plan.signal.throwIfAborted()
-        if (error instanceof CriError) throw error
-        const failure = failureOfError(error, host)
-        if (!failure.transient || attempts === maxAttemptsAtLastHost || (failure.retryAfterMs ?? 0) > maxRetryAfterMs) throw failure
+        return await this.#attempt(host, plan, attempt)
+      } catch (failure) {
+        if (!(failure instanceof HostFailure) || !failure.transient || attempts === maxAttemptsAtLastHost || (failure.retryAfterMs ?? 0) > maxRetryAfterMs || !wanted()) throw failure
         const waitMs = Math.max(this.#retryDelayMs * 2 ** (attempts - 1), failure.retryAfterMs ?? 0)
         plan.log.debug({ registryHost: host.host, why: failure.message, waitMs }, 'asking the registry again')
         await pause(waitMs, plan.signal)
       }
+    }
+  }
+
+  /** One question to one host, counted and remembered. Rejects with a HostFailure, a CriError that no other host would change, or the signal's reason. */
+  async #attempt<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+    const started = performance.now()
+    const count = (result: RequestResult): void => this.#metrics.request(host, result, (performance.now() - started) / 1000)
+    try {
+      const value = await attempt(host)
+      this.#health.answered(host)
+      count('ok')
+      return value
+    } catch (error) {
+      if (plan.signal.aborted || error instanceof CriError) {
+        this.#health.abandoned(host)
+        count('cancelled')
+        plan.signal.throwIfAborted()
+        throw error
+      }
+      const failure = failureOfError(error, host)
+      this.#health.failed(host, failure)
+      count(failure.kind)
+      throw failure
     }
   }
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
@@ -159,15 +159,28 @@ test('something that is no directory is named', async () => {
 test('mirror files in circulation', async () => {
   const warnings: string[] = []
   const docker = await hostsOf('docker.io', { configPath: [fixtures] }, warnings)
-  assert.deepEqual(shown(docker), [
-    'https docker.m.daocloud.io/v2', 'https mirror.gcr.io/v2', 'https docker.1ms.run/v2', 'http registry.lan:5000/v2', 'https registry-1.docker.io/v2 own',
+  assert.deepEqual(docker.map((host) => [host.url, [...host.capabilities].join()]), [
+    ['https://dockerproxy.com/v2', 'pull,resolve'], ['https://docker.m.daocloud.io/v2', 'pull,resolve'], ['https://reg-mirror.qiniu.com/v2', 'pull,resolve'],
+    ['https://registry.docker-cn.com/v2', 'pull,resolve'], ['http://hub-mirror.c.163.com/v2', 'pull,resolve'], ['https://registry-1.docker.io/v2', 'pull,resolve,push,referrers'],
   ])
-  assert.ok(warnings.some((warning) => /docker\.io\/hosts\.toml:1: server "https:\/\/docker\.io".*registry-1\.docker\.io/.test(warning)), warnings.join())
-  const names = { 'registry.k8s.io': 'k8s', 'quay.io': 'quay', 'ghcr.io': 'ghcr', 'gcr.io': 'gcr' }
-  for (const [registry, mirror] of Object.entries(names)) {
-    const hosts = await hostsOf(registry, { configPath: [fixtures] })
-    assert.deepEqual(shown(hosts), [`https ${mirror}.m.daocloud.io/v2`, `https ${registry}/v2 own`], await readFile(path.join(fixtures, registry, 'hosts.toml'), 'utf8'))
+  assert.deepEqual(docker.map((host) => host.protocol), ['https', 'https', 'https', 'https', 'http', 'https'])
+  assert.deepEqual(docker.map((host) => host.ownRegistry), [false, false, false, false, false, true])
+  assert.equal(warnings.length, 1)
+  assert.match(warnings.join(), /docker\.io\/hosts\.toml:1: server "https:\/\/docker\.io".*registry-1\.docker\.io/)
+  const withPush = 'pull,resolve,push'
+  const circulating: Readonly<Record<string, readonly [string, string]>> = {
+    'registry.k8s.io': ['k8s', withPush], 'docker.elastic.co': ['elastic', withPush], 'gcr.io': ['gcr', 'pull,resolve'], 'ghcr.io': ['ghcr', withPush], 'k8s.gcr.io': ['k8s-gcr', withPush],
+    'mcr.microsoft.com': ['mcr', withPush], 'nvcr.io': ['nvcr', withPush], 'quay.io': ['quay', withPush], 'registry.jujucharms.com': ['jujucharms', withPush],
+    'rocks.canonical.com': ['rocks-canonical', 'pull,resolve'],
   }
+  for (const [registry, [mirror, capabilities]] of Object.entries(circulating)) {
+    const hosts = await hostsOf(registry, { configPath: [fixtures] }, warnings)
+    assert.deepEqual(hosts.map((host) => [host.protocol, host.url, host.ownRegistry, [...host.capabilities].join()]), [
+      ['https', `https://${mirror}.m.daocloud.io/v2`, false, capabilities], ['https', `https://${registry}/v2`, true, 'pull,resolve,push,referrers'],
+    ])
+    assert.ok(hosts.every((host) => host.source === path.join(fixtures, registry, 'hosts.toml')))
+  }
+  assert.equal(warnings.length, 1, 'nothing else is odd in these files')
   assert.deepEqual(shown(await hostsOf('harbor.lan:8443', { configPath: [fixtures] })), ['https harbor.lan:8443/v2/proxy-cache', 'https harbor.lan:8443/v2 own'].map((line) => line.replace('proxy-cache', 'proxy-cache own')))
   assert.deepEqual(shown(await hostsOf('anything.example', { configPath: [fixtures] })), ['https pull-through.lan/v2', 'https anything.example/v2 own'])
 })

@@ -193,7 +193,7 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
     let timer: NodeJS.Timeout
     const waitFor = (ms: number, what: string): void => {
       clearTimeout(timer)
-      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true })), ms)
+      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true })), ms)
     }
     const connected = (): void => waitFor(headerTimeoutMs, 'no answer')
     waitFor(dialTimeoutMs, 'no connection')
@@ -227,9 +227,10 @@ async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL
   let target: URL
   try {
     target = new URL(location, from)
-  } catch (error) {
+  } catch {
+    // Without its cause, which holds the whole text and with it what signs it.
     await discardBody(response)
-    throw new HostFailure('server', 'redirects to something that is no URL', { cause: error })
+    throw new HostFailure('server', 'redirects to something that is no URL')
   }
   if (target.protocol !== 'https:' && target.protocol !== 'http:') {
     await discardBody(response)

@@ -1,0 +1,232 @@
+import { HostFailure } from './failures.ts'
+import type { RegistryHost } from './registry-host.ts'
+
+/**
+ * `closed`: in use. `slow`: an attempt waits for it longer than others should. `open`: it kept failing and is skipped for a while.
+ * `probing`: that while is over and one request finds out. `held`: it asked to be left alone (Retry-After).
+ */
+export type BreakerState = 'closed' | 'slow' | 'open' | 'probing' | 'held'
+
+/** What is known of one host. */
+export interface HostState {
+  /** Scheme and authority, as configured. */
+  readonly origin: string
+  readonly state: BreakerState
+  /** Failures in a row. */
+  readonly failures: number
+  /** The last failure, fit for everyone's eyes; undefined after a success. */
+  readonly lastFailure: string | undefined
+  /** How much longer the host is skipped; 0: not. */
+  readonly skippedForMs: number
+}
+
+/** What to do with a host that others follow. */
+export type Admission =
+  /** Ask it; after `headStartMs` without an answer the next one is asked too. */
+  | { readonly kind: 'ask'; readonly headStartMs: number }
+  /** Ask it and the next one at once, to find out whether it is back. `release` is called when that was never found out. */
+  | { readonly kind: 'probe'; readonly release: () => void }
+  | { readonly kind: 'skip'; readonly why: HostFailure }
+
+export interface HostHealthOptions {
+  /** Monotonic milliseconds. Default: performance.now. */
+  readonly now?: () => number
+  /** Lead over the next host for one that has not answered lately. Default: 1000. */
+  readonly headStartMs?: number
+  /** Lead for one that has: it is alive, and may be filling its cache. Default: 5000. */
+  readonly knownHeadStartMs?: number
+  /** How long a host is skipped at first. Default: 15,000. */
+  readonly skipMs?: number
+}
+
+interface Entry {
+  readonly host: RegistryHost
+  failures: number
+  /** Bodies that broke off in a row. */
+  breaks: number
+  /** How often in a row the breaker opened. */
+  openings: number
+  openUntil: number | undefined
+  heldUntil: number
+  probing: boolean
+  slow: boolean
+  answeredAt: number | undefined
+  lastFailure: HostFailure | undefined
+  readonly waiting: Set<() => void>
+}
+
+/** Cheap failures (refused, reset, 5xx) in a row that open the breaker; one that took a deadline is enough. */
+const failuresToOpen = 3
+const maxSkipMs = 300_000
+/** A host that sent an answer within this time is taken for alive. */
+const knownForMs = 300_000
+const maxHoldMs = 300_000
+const maxEntries = 512
+
+/**
+ * What is known of the hosts that were asked: a circuit breaker for each. Entries belong to a host as it is configured, so that an edit
+ * of its TLS settings or time-out begins anew.
+ */
+export class HostHealth {
+  readonly #entries = new Map<string, Entry>()
+  readonly #now: () => number
+  readonly #headStartMs: number
+  readonly #knownHeadStartMs: number
+  readonly #skipMs: number
+
+  constructor(options: HostHealthOptions = {}) {
+    this.#now = options.now ?? (() => performance.now())
+    this.#headStartMs = options.headStartMs ?? 1000
+    this.#knownHeadStartMs = options.knownHeadStartMs ?? 5000
+    this.#skipMs = options.skipMs ?? 15_000
+  }
+
+  /** For a host that others follow; the last one is asked whatever is known of it. */
+  admit(host: RegistryHost): Admission {
+    const entry = this.#entry(host)
+    const now = this.#now()
+    if (now < entry.heldUntil) return skip(entry, entry.heldUntil - now)
+    if (entry.openUntil !== undefined) {
+      if (now < entry.openUntil || entry.probing) return skip(entry, entry.openUntil - now)
+      entry.probing = true
+      return { kind: 'probe', release: () => { entry.probing = false } }
+    }
+    if (entry.slow) return skip(entry, 0)
+    const known = entry.answeredAt !== undefined && now - entry.answeredAt < knownForMs
+    return { kind: 'ask', headStartMs: known ? this.#knownHeadStartMs : this.#headStartMs }
+  }
+
+  /** How long a host asked to be left alone from now on; 0 when it did not. */
+  heldForMs(host: RegistryHost): number {
+    return Math.max(0, this.#entry(host).heldUntil - this.#now())
+  }
+
+  /** Its head start is over: until it answers or fails, requests that have another host go there. */
+  overran(host: RegistryHost): void {
+    const entry = this.#entry(host)
+    entry.slow = true
+    wake(entry)
+  }
+
+  /** Nobody waits for it any more. */
+  abandoned(host: RegistryHost): void {
+    this.#entry(host).slow = false
+  }
+
+  /** It sent the head of an answer that is not its own failure. */
+  answered(host: RegistryHost): void {
+    const entry = this.#entry(host)
+    const now = this.#now()
+    Object.assign(entry, { failures: 0, openings: 0, openUntil: undefined, probing: false, slow: false, answeredAt: now })
+    if (entry.heldUntil <= now) entry.lastFailure = undefined
+  }
+
+  /** A body came to its end, or far enough. */
+  delivered(host: RegistryHost): void {
+    this.#entry(host).breaks = 0
+  }
+
+  /** A request failed before its answer was usable. */
+  failed(host: RegistryHost, failure: HostFailure): void {
+    const entry = this.#entry(host)
+    if (!isHostsFault(failure)) {
+      if (saysAlive(failure)) this.answered(host)
+      else entry.slow = entry.probing = false
+      this.#hold(entry, failure)
+      return
+    }
+    entry.failures += 1
+    this.#count(entry, failure, entry.failures)
+    this.#hold(entry, failure)
+  }
+
+  /** A body broke off, stalled or was too short. */
+  brokeOff(host: RegistryHost, failure: HostFailure): void {
+    const entry = this.#entry(host)
+    entry.breaks += 1
+    this.#count(entry, failure, entry.breaks)
+  }
+
+  /** Calls `listener` when the host turns out to be slow or dead. The function returned ends that. */
+  onTrouble(host: RegistryHost, listener: () => void): () => void {
+    const { waiting } = this.#entry(host)
+    waiting.add(listener)
+    return () => waiting.delete(listener)
+  }
+
+  stateOf(host: RegistryHost): HostState {
+    return this.#describe(this.#entry(host))
+  }
+
+  /** All hosts that were asked since the start, as far as they are remembered. */
+  states(): HostState[] {
+    return [...this.#entries.values()].map((entry) => this.#describe(entry))
+  }
+
+  #count(entry: Entry, failure: HostFailure, inRow: number): void {
+    entry.lastFailure = failure
+    const wasOpen = entry.openUntil !== undefined
+    entry.slow = entry.probing = false
+    if (!wasOpen && !failure.timedOut && inRow < failuresToOpen) return
+    const now = this.#now()
+    // Of requests that were under way together only the first one counts.
+    if (wasOpen && now < (entry.openUntil ?? 0)) return
+    entry.openings += 1
+    // What fails at once costs little to try: only time-outs are put off for longer and longer.
+    const skipMs = failure.timedOut ? Math.min(this.#skipMs * 2 ** (entry.openings - 1), maxSkipMs) : this.#skipMs
+    entry.openUntil = now + skipMs
+    wake(entry)
+  }
+
+  #hold(entry: Entry, failure: HostFailure): void {
+    if (failure.retryAfterMs === undefined || failure.retryAfterMs === 0) return
+    entry.heldUntil = this.#now() + Math.min(failure.retryAfterMs, maxHoldMs)
+    entry.lastFailure = failure
+  }
+
+  #describe(entry: Entry): HostState {
+    const now = this.#now()
+    const until = Math.max(entry.heldUntil, entry.openUntil ?? 0)
+    const state = now < entry.heldUntil ? 'held' : entry.openUntil !== undefined ? (entry.probing ? 'probing' : 'open') : entry.slow ? 'slow' : 'closed'
+    return { origin: originOf(entry.host), state, failures: entry.failures, lastFailure: entry.lastFailure?.message, skippedForMs: Math.round(Math.max(0, until - now)) }
+  }
+
+  #entry(host: RegistryHost): Entry {
+    const key = JSON.stringify([host.protocol, host.host, host.tls, host.dialTimeoutMs])
+    const known = this.#entries.get(key)
+    // The longest unused is forgotten first.
+    this.#entries.delete(key)
+    const entry = known ?? {
+      host, failures: 0, breaks: 0, openings: 0, openUntil: undefined, heldUntil: 0, probing: false, slow: false, answeredAt: undefined, lastFailure: undefined, waiting: new Set(),
+    }
+    this.#entries.set(key, entry)
+    const oldest = this.#entries.keys().next().value
+    if (this.#entries.size > maxEntries && oldest !== undefined) this.#entries.delete(oldest)
+    return entry
+  }
+}
+
+function originOf(host: RegistryHost): string {
+  return host.url.slice(0, host.url.length - host.apiRoot.length)
+}
+
+function skip(entry: Entry, forMs: number): Admission {
+  const since = entry.lastFailure === undefined ? 'it does not answer now' : entry.lastFailure.message
+  const text = `${since} (skipped${forMs > 0 ? ` for ${Math.ceil(forMs / 1000)} s` : ''})`
+  return { kind: 'skip', why: new HostFailure(entry.lastFailure?.kind ?? 'unreachable', text, { transient: true }) }
+}
+
+function wake(entry: Entry): void {
+  for (const listener of entry.waiting) listener()
+  entry.waiting.clear()
+}
+
+/** Whether the host itself is in trouble, whatever it was asked for. */
+function isHostsFault(failure: HostFailure): boolean {
+  return failure.kind === 'unreachable' || (failure.kind === 'server' && failure.transient)
+}
+
+/** Whether it takes a living host to fail like that. */
+function saysAlive(failure: HostFailure): boolean {
+  return failure.kind !== 'config'
+}

@@ -1,0 +1,151 @@
+import { setImmediate as turn } from 'node:timers/promises'
+import type { CriError } from '../errors/cri-error.ts'
+import { allFailed, type FailedHost, HostFailure } from './failures.ts'
+import type { HostHealth } from './host-health.ts'
+import type { RegistryHost } from './registry-host.ts'
+
+export interface RaceOptions<T> {
+  /** Begins the error: `cannot fetch …`. */
+  readonly what: string
+  /** In order of preference, not empty. */
+  readonly hosts: readonly RegistryHost[]
+  readonly health: HostHealth
+  /**
+   * Asks one host. Rejects with a HostFailure when another one may do better, with anything else when none can. `patient`: it is the last
+   * one, and may be asked again while `wanted()`.
+   */
+  readonly attempt: (host: RegistryHost, patient: boolean, wanted: () => boolean) => Promise<T>
+  /** Lets go of what a host brought after another one had served. */
+  readonly discard: (late: T) => void
+  readonly onSkip: (skipped: FailedHost) => void
+}
+
+type Outcome<T> =
+  | { readonly kind: 'served'; readonly value: T }
+  | { readonly kind: 'failed'; readonly failure: HostFailure }
+  | { readonly kind: 'fatal'; readonly error: unknown }
+
+interface Runner<T> {
+  readonly host: RegistryHost
+  readonly outcome: Promise<Outcome<T>>
+  /** Undefined: no other is asked before this one is done. */
+  readonly headStartMs: number | undefined
+}
+
+/**
+ * Asks hosts in order until one serves. A host that takes longer than its head start is joined by the next one, and the first that
+ * serves wins; the slower one goes on in the background, within its own deadlines, so that the next request knows what became of it.
+ * Hosts whose breaker is open are passed over, the last one never, and asked after all when nobody else could say anything.
+ */
+export async function firstToServe<T>(options: RaceOptions<T>): Promise<T> {
+  return new Race(options).run()
+}
+
+class Race<T> {
+  readonly #options: RaceOptions<T>
+  readonly #queue: RegistryHost[]
+  readonly #skipped: FailedHost[] = []
+  readonly #failed: FailedHost[] = []
+  readonly #running = new Set<Runner<T>>()
+  #over = false
+
+  constructor(options: RaceOptions<T>) {
+    this.#options = options
+    this.#queue = [...options.hosts]
+  }
+
+  async run(): Promise<T> {
+    try {
+      let newest = this.#startNext()
+      for (;;) {
+        if (this.#running.size === 0) throw this.#allFailed()
+        const event = await this.#next(newest)
+        if (event === 'overran') {
+          newest = this.#startNext()
+          continue
+        }
+        const { runner, outcome } = event
+        this.#running.delete(runner)
+        if (outcome.kind === 'served') return outcome.value
+        if (outcome.kind === 'fatal') throw outcome.error
+        this.#failed.push({ host: runner.host, failure: outcome.failure })
+        // An older one that fails leaves the newest its head start.
+        if (runner === newest || this.#running.size === 0) newest = this.#startNext()
+      }
+    } finally {
+      this.#over = true
+      for (const runner of this.#running) this.#leave(runner)
+    }
+  }
+
+  /** In the order of the configuration. */
+  #allFailed(): CriError {
+    const { what, hosts } = this.#options
+    const failed = [...this.#failed, ...this.#skipped].sort((a, b) => hosts.indexOf(a.host) - hosts.indexOf(b.host))
+    return allFailed(what, failed)
+  }
+
+  /** Undefined when there is nobody left to ask, for now or at all. */
+  #startNext(): Runner<T> | undefined {
+    const { health, onSkip } = this.#options
+    for (let host = this.#queue.shift(); host !== undefined; host = this.#queue.shift()) {
+      if (this.#queue.length === 0) return this.#start(host, undefined, true)
+      const admission = health.admit(host)
+      if (admission.kind === 'ask') return this.#start(host, admission.headStartMs, false)
+      if (admission.kind === 'probe') return this.#start(host, 0, false, admission.release)
+      const skipped = { host, failure: admission.why }
+      this.#skipped.push(skipped)
+      onSkip(skipped)
+    }
+    if (this.#running.size > 0 || !this.#isOpen()) return undefined
+    const resort = this.#skipped.shift()
+    return resort === undefined ? undefined : this.#start(resort.host, undefined, false)
+  }
+
+  /** Whether a host that was passed over could still make a difference: not when the registry, or who stands for it, has spoken. */
+  #isOpen(): boolean {
+    const last = this.#options.hosts.at(-1)
+    return !this.#failed.some(({ host, failure }) => (host.ownRegistry || host === last) && ['missing', 'unauthenticated', 'denied'].includes(failure.kind))
+  }
+
+  #start(host: RegistryHost, headStartMs: number | undefined, patient: boolean, release?: () => void): Runner<T> {
+    const outcome = this.#options.attempt(host, patient, () => !this.#over).then(
+      (value): Outcome<T> => ({ kind: 'served', value }),
+      (error: unknown): Outcome<T> => (error instanceof HostFailure ? { kind: 'failed', failure: error } : { kind: 'fatal', error }),
+    ).finally(release)
+    const runner = { host, outcome, headStartMs }
+    this.#running.add(runner)
+    return runner
+  }
+
+  /** The outcome of any that runs, or that the newest has used up its head start. */
+  async #next(newest: Runner<T> | undefined): Promise<'overran' | { readonly runner: Runner<T>; readonly outcome: Outcome<T> }> {
+    const outcomes = [...this.#running].map(async (runner) => ({ runner, outcome: await runner.outcome }))
+    const { headStartMs, host } = newest ?? {}
+    if (headStartMs === undefined || host === undefined || this.#queue.length === 0) return Promise.race(outcomes)
+    if (headStartMs === 0) return 'overran'
+    const overran = Promise.withResolvers<'overran'>()
+    const { health } = this.#options
+    const late = (): void => {
+      // After a pause of this process its timers come before the answers that have arrived meanwhile.
+      void turn().then(() => turn()).then(() => overran.resolve('overran'))
+    }
+    const timer = setTimeout(late, headStartMs)
+    const forget = health.onTrouble(host, late)
+    try {
+      const event = await Promise.race([...outcomes, overran.promise])
+      if (event === 'overran') health.overran(host)
+      return event
+    } finally {
+      clearTimeout(timer)
+      forget()
+    }
+  }
+
+  /** Goes on in the background, bounded by its own deadlines and the signal of whoever began it; it cannot reject. */
+  #leave(runner: Runner<T>): void {
+    void runner.outcome.then((outcome) => {
+      if (outcome.kind === 'served') this.#options.discard(outcome.value)
+    })
+  }
+}
