@@ -1,110 +1,25 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import net, { type AddressInfo } from 'node:net'
-import os from 'node:os'
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { after, afterEach, before, test } from 'node:test'
+import { test } from 'node:test'
 import { Code, CriError } from '../errors/cri-error.ts'
-import { backgroundCtx, type Ctx } from '../observability/context.ts'
-import { createLogger } from '../observability/logger.ts'
 import type { PullAuth } from './credentials.ts'
-import { type CertificateFiles, FakeProxy, FakeRegistry, makeCertificates, sha256 } from './fake-registry.test-helper.ts'
+import { FakeProxy, makeCertificates } from './fake-registry.test-helper.ts'
 import { parseImageRef } from './image-ref.ts'
 import { mediaType } from './media-types.ts'
-import { type Descriptor, type OpenBlobOptions, RegistryClient, type RegistryClientOptions } from './registry-client.ts'
-import { noRegistrySettings } from './settings.ts'
+import { blob, blobBytes, closedPort, failure, manifest, manifestBytes, ref, RegistryTests } from './registry-client.test-helper.ts'
+import type { RegistryClient } from './registry-client.ts'
 
-const manifestBytes = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaType.ociManifest, config: {}, layers: [] }))
-const blobBytes = Buffer.alloc(3 * 1024 * 1024 + 17, 'the bytes of a layer, over and over; ')
-const ref = parseImageRef('registry.test/team/app:1.0')
-const secrets = ['hunter2', 'identity-secret', 'registry-secret', 'token-1', 'token-2', 'header-secret', Buffer.from('user:hunter2').toString('base64')]
-
-let root: string
-let certificates: CertificateFiles
-let logged = ''
-const log = createLogger('trace', { write: (line: string) => { logged += line } })
-const ctx: Ctx = backgroundCtx(log, 'test')
-const cleanups: (() => unknown)[] = []
-
-before(async () => {
-  root = await mkdtemp(path.join(os.tmpdir(), 'registry-client-'))
-  certificates = makeCertificates(root)
-})
-after(() => rm(root, { recursive: true, force: true }))
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  for (const secret of secrets) assert.ok(!logged.includes(secret), `${secret} is in the log`)
-  assert.ok(!logged.includes('?ns='), 'URLs are logged without their query')
-  logged = ''
-})
-
-async function registry(options: Parameters<typeof FakeRegistry.start>[0] = {}): Promise<FakeRegistry> {
-  const started = await FakeRegistry.start(options)
-  cleanups.push(() => started.close())
-  started.putManifest('team/app', '1.0', manifestBytes, mediaType.ociManifest)
-  started.putBlob('team/app', blobBytes)
-  return started
-}
-
-function client(options: Partial<RegistryClientOptions> = {}): RegistryClient {
-  const made = new RegistryClient({ ...noRegistrySettings, log, userAgent: 'cri-shim/test', env: {}, retryDelayMs: 1, ...options })
-  cleanups.push(() => made.close())
-  return made
-}
-
-let dirs = 0
-/** A config_path with one hosts.toml for registry.test. */
-async function certsD(toml: string): Promise<string[]> {
-  const dir = path.join(root, `certs-${dirs++}`)
-  await mkdir(path.join(dir, 'registry.test'), { recursive: true })
-  await writeFile(path.join(dir, 'registry.test/hosts.toml'), toml)
-  return [dir]
-}
-
-/** Mirrors in order, the last one as `server`. */
-async function through(...registries: readonly FakeRegistry[]): Promise<string[]> {
-  const hosts = registries.slice(0, -1).map((mirror) => `[host."${mirror.url}"]\n`)
-  return certsD(`server = "${registries.at(-1)?.url}"\n${hosts.join('')}`)
-}
-
-const manifest: Descriptor = { mediaType: mediaType.ociManifest, digest: sha256(manifestBytes), sizeBytes: manifestBytes.length }
-const blob: Descriptor = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest: sha256(blobBytes), sizeBytes: blobBytes.length }
-
-async function readBlob(from: RegistryClient, options: Partial<OpenBlobOptions> = {}, of = ref): Promise<{ readonly bytes: Buffer; readonly hosts: readonly string[]; readonly pieces: number[] }> {
-  const opened = await from.openBlob(of, blob, { signal: ctx.signal, ...options })
-  const pieces: Buffer[] = []
-  for await (const piece of opened.stream) pieces.push(piece)
-  return { bytes: Buffer.concat(pieces), hosts: opened.hosts, pieces: pieces.map((piece) => piece.length) }
-}
-
-async function failure(promise: Promise<unknown>, code: Code, pattern: RegExp): Promise<CriError> {
-  const error = await promise.then(() => assert.fail('it did not fail'), (reason: unknown) => reason)
-  assert.ok(error instanceof CriError, String(error))
-  assert.match(error.message, pattern)
-  assert.equal(error.code, code, error.message)
-  for (const secret of secrets) assert.ok(!error.message.includes(secret), error.message)
-  assert.ok(!error.message.includes('?'), error.message)
-  return error
-}
-
-/** A port of 127.0.0.1 where nothing listens. */
-async function closedPort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
+const t = new RegistryTests()
+const { ctx } = t
 
 test('an image is resolved, its manifest and blobs are fetched; mirrors are told whose image it is', async () => {
-  const mirror = await registry()
-  const mirrored = client({ configPath: await through(mirror, mirror) })
+  const mirror = await t.registry()
+  const mirrored = t.client({ configPath: await t.through(mirror, mirror) })
   assert.deepEqual(await mirrored.resolve(ref, null, ctx), { descriptor: manifest, host: mirror.host })
   assert.deepEqual(await mirrored.resolve(parseImageRef(`registry.test/team/app@${manifest.digest}`), null, ctx), { descriptor: manifest, host: mirror.host })
   assert.deepEqual((await mirrored.fetchManifest(ref, manifest, null, ctx)).bytes, manifestBytes)
-  const { bytes, hosts, pieces } = await readBlob(mirrored)
+  const { bytes, hosts, pieces } = await t.readBlob(mirrored)
   assert.ok(bytes.equals(blobBytes))
   assert.deepEqual(hosts, [`${mirror.url}/v2`])
   assert.equal(pieces.reduce((sum, length) => sum + length, 0), blobBytes.length, 'every byte is handed out once')
@@ -113,16 +28,16 @@ test('an image is resolved, its manifest and blobs are fetched; mirrors are told
   for (const type of Object.values(mediaType)) assert.ok(mirror.requests[0]?.headers.accept?.includes(type))
   assert.equal(mirror.connections, 1, 'one connection is kept for all')
 
-  const own = client()
+  const own = t.client()
   mirror.requests.length = 0
   await own.resolve(parseImageRef(`${mirror.host}/team/app:1.0`), null, ctx)
   assert.equal(mirror.requests.at(-1)?.query.has('ns'), false)
 })
 
 test('a registry without usable HEAD is asked with GET', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
-  const direct = client()
+  const direct = t.client()
   one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'status', status: 405 } : undefined)
   assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest)
   one.fault = () => undefined
@@ -135,57 +50,57 @@ test('a registry without usable HEAD is asked with GET', async () => {
 })
 
 test('Docker’s schema 1 is refused in words', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const old = Buffer.from('{"schemaVersion":1,"name":"x"}')
   one.putManifest('old', 'a', old, 'application/vnd.docker.distribution.manifest.v1+prettyjws')
   one.putManifest('old', 'b', old, 'text/plain')
-  for (const tag of ['a', 'b']) await failure(client().resolve(parseImageRef(`${one.host}/old:${tag}`), null, ctx), Code.FAILED_PRECONDITION, /manifest schema 1.*rebuild/)
+  for (const tag of ['a', 'b']) await failure(t.client().resolve(parseImageRef(`${one.host}/old:${tag}`), null, ctx), Code.FAILED_PRECONDITION, /manifest schema 1.*rebuild/)
 })
 
 test('an answer that is no manifest leads to the next host', async () => {
-  const [page, good] = [await registry(), await registry()]
+  const [page, good] = [await t.registry(), await t.registry()]
   page.fault = () => ({ kind: 'status', status: 200, body: '<html>sign in to the hotel network</html>', headers: { 'content-type': 'text/html' } })
-  const some = client({ configPath: await through(page, good) })
+  const some = t.client({ configPath: await t.through(page, good) })
   assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
-  assert.ok((await readBlob(some)).bytes.equals(blobBytes))
-  await failure(client({ configPath: await through(page) }).resolve(ref, null, ctx), Code.DATA_LOSS, /text\/html that is no image manifest/)
+  assert.ok((await t.readBlob(some)).bytes.equals(blobBytes))
+  await failure(t.client({ configPath: await t.through(page) }).resolve(ref, null, ctx), Code.DATA_LOSS, /text\/html that is no image manifest/)
 })
 
 test('a manifest with wrong bytes is not taken', async () => {
-  const [bad, good] = [await registry(), await registry()]
+  const [bad, good] = [await t.registry(), await t.registry()]
   bad.fault = () => ({ kind: 'wrong-bytes' })
-  assert.equal((await client({ configPath: await through(bad, good) }).fetchManifest(ref, manifest, null, ctx)).host, good.host)
-  await failure(client({ configPath: await through(bad) }).fetchManifest(ref, manifest, null, ctx), Code.DATA_LOSS, /do not match the digest/)
+  assert.equal((await t.client({ configPath: await t.through(bad, good) }).fetchManifest(ref, manifest, null, ctx)).host, good.host)
+  await failure(t.client({ configPath: await t.through(bad) }).fetchManifest(ref, manifest, null, ctx), Code.DATA_LOSS, /do not match the digest/)
   const pinned = parseImageRef(`registry.test/team/app@${manifest.digest}`)
   bad.withoutDigestHeader = true
   bad.contentType = 'application/json'
-  assert.equal((await client({ configPath: await through(bad, good) }).resolve(pinned, null, ctx)).host, good.host)
+  assert.equal((await t.client({ configPath: await t.through(bad, good) }).resolve(pinned, null, ctx)).host, good.host)
 })
 
 test('manifests are bounded', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   one.fault = () => ({ kind: 'status', status: 200, headers: { 'content-length': String(9 * 1024 * 1024), 'content-type': mediaType.ociIndex, 'docker-content-digest': manifest.digest } })
-  await failure(client().resolve(own, null, ctx), Code.DATA_LOSS, /limit/)
-  await failure(client().fetchManifest(own, { ...manifest, sizeBytes: 0 }, null, ctx), Code.DATA_LOSS, /larger than/)
-  await failure(client().fetchManifest(own, { ...manifest, sizeBytes: 2 ** 30 }, null, ctx), Code.FAILED_PRECONDITION, /limit/)
+  await failure(t.client().resolve(own, null, ctx), Code.DATA_LOSS, /limit/)
+  await failure(t.client().fetchManifest(own, { ...manifest, sizeBytes: 0 }, null, ctx), Code.DATA_LOSS, /larger than/)
+  await failure(t.client().fetchManifest(own, { ...manifest, sizeBytes: 2 ** 30 }, null, ctx), Code.FAILED_PRECONDITION, /limit/)
 })
 
 test('hosts are tried in the order of the file, whatever is wrong with one', async () => {
-  const faulty = await Promise.all(Array.from({ length: 4 }, () => registry()))
+  const faulty = await Promise.all(Array.from({ length: 4 }, () => t.registry()))
   const [missing, broken, resetting, silent] = faulty
   assert.ok(missing && broken && resetting && silent)
   missing.fault = () => ({ kind: 'status', status: 404 })
   broken.fault = () => ({ kind: 'status', status: 500, body: '{"errors":[{"code":"UNKNOWN","message":"boom at https://x/y?token=hunter2"}]}' })
   resetting.fault = () => ({ kind: 'reset' })
   silent.fault = () => ({ kind: 'silent' })
-  const good = await registry()
+  const good = await t.registry()
   const closed = await closedPort()
   const file = `server = "${good.url}"\n${faulty.map((host) => `[host."${host.url}"]\n`).join('')}[host."http://127.0.0.1:${closed}"]\n[host."http://nowhere.invalid"]\n`
-  const some = client({ configPath: await certsD(file), headerTimeoutMs: 300 })
+  const some = t.client({ configPath: await t.certsD(file), headerTimeoutMs: 300 })
   assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, good.host)
-  assert.ok((await readBlob(some)).bytes.equals(blobBytes))
+  assert.ok((await t.readBlob(some)).bytes.equals(blobBytes))
   for (const host of [missing, broken, resetting]) assert.ok(host.requests.length >= 3, 'every request begins at the first host')
   assert.equal(silent.requests.length, 1, 'a time-out is waited for once')
 
@@ -198,24 +113,17 @@ test('hosts are tried in the order of the file, whatever is wrong with one', asy
 })
 
 test('a host that never finishes connecting is given up after its dial_timeout', async () => {
-  const held: net.Socket[] = []
-  const dead = net.createServer((socket) => held.push(socket)).listen(0, '127.0.0.1')
-  await once(dead, 'listening')
-  cleanups.push(() => {
-    for (const socket of held) socket.destroy()
-    dead.close()
-  })
-  const good = await registry()
-  const { port } = dead.address() as AddressInfo
-  const configPath = await certsD(`server = "${good.url}"\n[host."https://127.0.0.1:${port}"]\ndial_timeout = "200ms"\n`)
-  assert.equal((await client({ configPath }).resolve(ref, null, ctx)).host, good.host)
-  assert.match(logged, /no connection within 0\.2 s/)
+  const dead = await t.silentServer()
+  const good = await t.registry()
+  const configPath = await t.certsD(`server = "${good.url}"\n[host."${dead.url}"]\ndial_timeout = "200ms"\n`)
+  assert.equal((await t.client({ configPath }).resolve(ref, null, ctx)).host, good.host)
+  assert.match(t.logged, /no connection within 0\.2 s/)
 })
 
 test('what the registry itself says decides the code', async () => {
-  const [mirror, own] = [await registry(), await registry()]
+  const [mirror, own] = [await t.registry(), await t.registry()]
   const ownRef = parseImageRef(`${own.host}/team/app:1.0`)
-  const some = client({ mirrors: { [own.host]: { endpoints: [mirror.url] } } })
+  const some = t.client({ mirrors: { [own.host]: { endpoints: [mirror.url] } } })
   const cases: readonly (readonly [number, number, Code])[] = [
     [404, 404, Code.NOT_FOUND], [500, 404, Code.NOT_FOUND], [403, 404, Code.NOT_FOUND], [404, 403, Code.PERMISSION_DENIED], [404, 401, Code.UNAUTHENTICATED],
     [404, 503, Code.UNAVAILABLE], [403, 503, Code.PERMISSION_DENIED], [404, 429, Code.RESOURCE_EXHAUSTED],
@@ -229,58 +137,58 @@ test('what the registry itself says decides the code', async () => {
 })
 
 test('a tag is only resolved by hosts that may, a digest by all that may pull', async () => {
-  const [puller, resolver] = [await registry(), await registry()]
-  const configPath = await certsD(`server = "${resolver.url}"\n[host."${puller.url}"]\ncapabilities = ["pull"]\n`)
-  const some = client({ configPath })
+  const [puller, resolver] = [await t.registry(), await t.registry()]
+  const configPath = await t.certsD(`server = "${resolver.url}"\n[host."${puller.url}"]\ncapabilities = ["pull"]\n`)
+  const some = t.client({ configPath })
   assert.equal((await some.resolve(ref, null, ctx)).host, resolver.host)
   assert.equal(puller.requests.length, 0)
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, puller.host)
   assert.equal((await some.resolve(parseImageRef(`registry.test/team/app@${manifest.digest}`), null, ctx)).host, puller.host)
-  const none = await certsD(`server = "${resolver.url}"\ncapabilities = ["pull"]\n`)
-  await failure(client({ configPath: none }).resolve(ref, null, ctx), Code.NOT_FOUND, /no host is configured for registry\.test.*capabilities in .*hosts\.toml/)
+  const none = await t.certsD(`server = "${resolver.url}"\ncapabilities = ["pull"]\n`)
+  await failure(t.client({ configPath: none }).resolve(ref, null, ctx), Code.NOT_FOUND, /no host is configured for registry\.test.*capabilities in .*hosts\.toml/)
 })
 
 test('a broken hosts.toml fails the pull and names its line', async () => {
-  const configPath = await certsD('server = "http://127.0.0.1"\ncapabilities = ["pul"]\n')
-  await failure(client({ configPath }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /registry\.test\/hosts\.toml:2: unknown capability "pul"/)
+  const configPath = await t.certsD('server = "http://127.0.0.1"\ncapabilities = ["pul"]\n')
+  await failure(t.client({ configPath }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /registry\.test\/hosts\.toml:2: unknown capability "pul"/)
 })
 
 test('the last host is asked again after a passing failure, with Retry-After', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   let failures = 2
   one.fault = () => (failures-- > 0 ? { kind: 'status', status: 503, headers: { 'retry-after': '0' } } : undefined)
-  assert.deepEqual((await client().resolve(own, null, ctx)).descriptor, manifest)
+  assert.deepEqual((await t.client().resolve(own, null, ctx)).descriptor, manifest)
   assert.equal(one.requests.length, 3)
   one.requests.length = 0
   one.fault = () => ({ kind: 'status', status: 429, headers: { 'retry-after': '3600' } })
-  await failure(client().resolve(own, null, ctx), Code.RESOURCE_EXHAUSTED, /429 too many requests/)
+  await failure(t.client().resolve(own, null, ctx), Code.RESOURCE_EXHAUSTED, /429 too many requests/)
   assert.equal(one.requests.length, 1, 'nobody waits for an hour')
 })
 
 test('a download begins at an offset, also where Range is not known', async () => {
-  const one = await registry()
+  const one = await t.registry()
   for (const ignoreRange of [false, true]) {
     one.ignoreRange = ignoreRange
     for (const offsetBytes of [1, 1024 * 1024, 2_500_000, blobBytes.length - 1]) {
-      const { bytes } = await readBlob(client(), { offsetBytes }, parseImageRef(`${one.host}/team/app`))
+      const { bytes } = await t.readBlob(t.client(), { offsetBytes }, parseImageRef(`${one.host}/team/app`))
       assert.ok(bytes.equals(blobBytes.subarray(offsetBytes)), `${ignoreRange} ${offsetBytes}`)
     }
   }
   assert.equal(one.requests[0]?.headers.range, 'bytes=1-')
   one.requests.length = 0
-  assert.equal((await readBlob(client(), { offsetBytes: blobBytes.length }, parseImageRef(`${one.host}/team/app`))).bytes.length, 0)
+  assert.equal((await t.readBlob(t.client(), { offsetBytes: blobBytes.length }, parseImageRef(`${one.host}/team/app`))).bytes.length, 0)
   assert.equal(one.requests.length, 0, 'nothing is left to ask for')
-  await failure(readBlob(client(), { offsetBytes: blobBytes.length + 1 }), Code.INVALID_ARGUMENT, /outside/)
+  await failure(t.readBlob(t.client(), { offsetBytes: blobBytes.length + 1 }), Code.INVALID_ARGUMENT, /outside/)
 })
 
 test('a download that breaks off goes on at the next host, where it was', async () => {
   for (const ignoreRange of [false, true]) {
     for (const kind of ['truncate', 'short'] as const) {
-      const [breaking, next] = [await registry(), await registry()]
+      const [breaking, next] = [await t.registry(), await t.registry()]
       next.ignoreRange = ignoreRange
       breaking.fault = () => ({ kind, afterBytes: 1_500_000 })
-      const { bytes, hosts } = await readBlob(client({ configPath: await through(breaking, next) }))
+      const { bytes, hosts } = await t.readBlob(t.client({ configPath: await t.through(breaking, next) }))
       assert.ok(bytes.equals(blobBytes), kind)
       assert.deepEqual(hosts, [`${breaking.url}/v2`, `${next.url}/v2`])
       const from = Number(/^bytes=(\d+)-$/.exec(next.requests[0]?.headers.range ?? '')?.[1])
@@ -291,59 +199,59 @@ test('a download that breaks off goes on at the next host, where it was', async 
 })
 
 test('a download goes on at the same host when there is no other', async () => {
-  const one = await registry()
+  const one = await t.registry()
   let breaks = 4
   one.fault = () => (breaks-- > 0 ? { kind: 'short', afterBytes: 600_000 } : undefined)
-  const { bytes, hosts } = await readBlob(client({ configPath: await through(one) }))
+  const { bytes, hosts } = await t.readBlob(t.client({ configPath: await t.through(one) }))
   assert.ok(bytes.equals(blobBytes))
   assert.deepEqual(hosts, [`${one.url}/v2`])
   assert.deepEqual(one.requests.map((request) => request.headers.range), [undefined, 'bytes=600000-', 'bytes=1200000-', 'bytes=1800000-', 'bytes=2400000-'])
 })
 
 test('a stalled download goes on elsewhere', async () => {
-  const [stalling, next] = [await registry(), await registry()]
+  const [stalling, next] = [await t.registry(), await t.registry()]
   stalling.fault = () => ({ kind: 'stall', afterBytes: 100_000 })
-  const { bytes } = await readBlob(client({ configPath: await through(stalling, next), stallTimeoutMs: 200 }))
+  const { bytes } = await t.readBlob(t.client({ configPath: await t.through(stalling, next), stallTimeoutMs: 200 }))
   assert.ok(bytes.equals(blobBytes))
-  assert.match(logged, /nothing arrived for 0\.2 s/)
+  assert.match(t.logged, /nothing arrived for 0\.2 s/)
 })
 
 test('the attempts to go on are bounded', async () => {
-  const one = await registry()
+  const one = await t.registry()
   one.fault = () => ({ kind: 'short', afterBytes: 10 })
-  await failure(readBlob(client({ configPath: await through(one) })), Code.DATA_LOSS, /bytes too few/)
+  await failure(t.readBlob(t.client({ configPath: await t.through(one) })), Code.DATA_LOSS, /bytes too few/)
   assert.equal(one.requests.length, 6)
   one.fault = ({ headers }) => (headers.range === undefined ? { kind: 'short', afterBytes: 10 } : { kind: 'status', status: 404 })
-  await failure(readBlob(client({ configPath: await through(one) })), Code.NOT_FOUND, /404/)
+  await failure(t.readBlob(t.client({ configPath: await t.through(one) })), Code.NOT_FOUND, /404/)
 })
 
 test('no more bytes than the descriptor says', async () => {
-  const one = await registry()
+  const one = await t.registry()
   one.fault = () => ({ kind: 'long' })
-  await failure(readBlob(client({ configPath: await through(one) })), Code.DATA_LOSS, /more bytes than/)
+  await failure(t.readBlob(t.client({ configPath: await t.through(one) })), Code.DATA_LOSS, /more bytes than/)
   one.fault = () => undefined
-  const opened = client({ configPath: await through(one) }).openBlob(ref, { ...blob, sizeBytes: blob.sizeBytes - 1 }, { signal: ctx.signal })
+  const opened = t.client({ configPath: await t.through(one) }).openBlob(ref, { ...blob, sizeBytes: blob.sizeBytes - 1 }, { signal: ctx.signal })
   await failure(opened, Code.DATA_LOSS, new RegExp(`has ${blob.sizeBytes} bytes of it instead of ${blob.sizeBytes - 1}`))
 })
 
 test('a host that sent wrong bytes can be avoided', async () => {
-  const [bad, good] = [await registry(), await registry()]
+  const [bad, good] = [await t.registry(), await t.registry()]
   bad.fault = () => ({ kind: 'wrong-bytes' })
-  const some = client({ configPath: await through(bad, good) })
-  const first = await readBlob(some)
+  const some = t.client({ configPath: await t.through(bad, good) })
+  const first = await t.readBlob(some)
   assert.ok(!first.bytes.equals(blobBytes))
-  const second = await readBlob(some, { avoid: first.hosts })
+  const second = await t.readBlob(some, { avoid: first.hosts })
   assert.ok(second.bytes.equals(blobBytes))
-  await failure(readBlob(some, { avoid: [...first.hosts, ...second.hosts] }), Code.DATA_LOSS, /every host that has it sent wrong bytes/)
+  await failure(t.readBlob(some, { avoid: [...first.hosts, ...second.hosts] }), Code.DATA_LOSS, /every host that has it sent wrong bytes/)
 })
 
 test('redirects go without credentials and headers to another host, with them to the same', async () => {
-  const [own, elsewhere] = [await registry(), await registry()]
+  const [own, elsewhere] = [await t.registry(), await t.registry()]
   own.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
-  const configPath = await certsD(`server = "${own.url}"\n[header]\nx-custom = "header-secret"\n`)
-  const some = client({ configPath, headers: { 'x-global': ['header-secret'] }, configs: { [own.host]: { auth: { username: 'user', password: 'hunter2' } } } })
+  const configPath = await t.certsD(`server = "${own.url}"\n[header]\nx-custom = "header-secret"\n`)
+  const some = t.client({ configPath, headers: { 'x-global': ['header-secret'] }, configs: { [own.host]: { auth: { username: 'user', password: 'hunter2' } } } })
   own.fault = ({ path: asked, headers }) => (asked.includes('/blobs/') && headers.authorization !== undefined ? { kind: 'redirect', location: `${elsewhere.url}${asked}?X-Amz-Signature=hunter2` } : undefined)
-  assert.ok((await readBlob(some, { offsetBytes: 100 })).bytes.equals(blobBytes.subarray(100)))
+  assert.ok((await t.readBlob(some, { offsetBytes: 100 })).bytes.equals(blobBytes.subarray(100)))
   const there = elsewhere.requests[0]
   assert.deepEqual([there?.headers.authorization, there?.headers['x-custom'], there?.headers['x-global'], there?.headers.range], [undefined, undefined, undefined, 'bytes=100-'])
   assert.equal(own.requests.at(-1)?.headers['x-custom'], 'header-secret')
@@ -355,7 +263,7 @@ test('redirects go without credentials and headers to another host, with them to
 
   elsewhere.fault = () => ({ kind: 'status', status: 403 })
   own.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${elsewhere.url}${asked}?X-Amz-Signature=hunter2` })
-  await failure(readBlob(some), Code.PERMISSION_DENIED, new RegExp(`${own.host}: 403 forbidden`))
+  await failure(t.readBlob(some), Code.PERMISSION_DENIED, new RegExp(`${own.host}: 403 forbidden`))
   own.fault = () => ({ kind: 'redirect', location: '/again' })
   own.requests.length = 0
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /more than 5 redirects/)
@@ -365,19 +273,19 @@ test('redirects go without credentials and headers to another host, with them to
 })
 
 test('the pull secret goes to the image’s own registry only', async () => {
-  const [mirror, own] = [await registry(), await registry()]
+  const [mirror, own] = [await t.registry(), await t.registry()]
   own.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
   mirror.auth = { kind: 'basic', username: 'mirror', password: 'hunter2' }
   const ownRef = parseImageRef(`${own.host}/team/app:1.0`)
   const mirrors = { [own.host]: { endpoints: [mirror.url] } }
   const auth: PullAuth = { username: 'user', password: 'hunter2' }
-  assert.equal((await client({ mirrors }).resolve(ownRef, auth, ctx)).host, own.host)
+  assert.equal((await t.client({ mirrors }).resolve(ownRef, auth, ctx)).host, own.host)
   assert.ok(mirror.requests.length > 0 && mirror.requests.every((request) => request.headers.authorization === undefined))
-  assert.equal((await client({ mirrors, configs: { [mirror.host]: { auth: { auth: Buffer.from('mirror:hunter2').toString('base64') } } } }).resolve(ownRef, auth, ctx)).host, mirror.host)
-  assert.equal((await client({ mirrors, auths: { [`http://${mirror.host}/v1/`]: { username: 'mirror', password: 'hunter2' } } }).resolve(ownRef, auth, ctx)).host, mirror.host)
-  assert.equal((await client({ mirrors }).resolve(ownRef, { username: 'mirror', password: 'hunter2', server_address: mirror.url }, ctx)).host, mirror.host, 'server_address names whose it is')
+  assert.equal((await t.client({ mirrors, configs: { [mirror.host]: { auth: { auth: Buffer.from('mirror:hunter2').toString('base64') } } } }).resolve(ownRef, auth, ctx)).host, mirror.host)
+  assert.equal((await t.client({ mirrors, auths: { [`http://${mirror.host}/v1/`]: { username: 'mirror', password: 'hunter2' } } }).resolve(ownRef, auth, ctx)).host, mirror.host)
+  assert.equal((await t.client({ mirrors }).resolve(ownRef, { username: 'mirror', password: 'hunter2', server_address: mirror.url }, ctx)).host, mirror.host, 'server_address names whose it is')
 
-  const direct = client()
+  const direct = t.client()
   await failure(direct.resolve(ownRef, { ...auth, server_address: 'https://other.example' }, ctx), Code.UNAUTHENTICATED, /needs a user name and password, and none is given \(check the imagePullSecrets/)
   await failure(direct.resolve(ownRef, null, ctx), Code.UNAUTHENTICATED, /none is given/)
   await failure(direct.resolve(ownRef, { username: 'user', password: 'wrong' }, ctx), Code.PERMISSION_DENIED, /do not allow to pull/)
@@ -389,14 +297,14 @@ test('the pull secret goes to the image’s own registry only', async () => {
 })
 
 test('bearer tokens: asked once per repository and credential, and again when they are refused', async () => {
-  const one = await registry()
+  const one = await t.registry()
   let issued = 0
   one.auth = { kind: 'bearer', expiresIn: 300, check: () => `token-${++issued}` }
   const own = parseImageRef(`${one.host}/team/app:1.0`)
-  const some = client()
+  const some = t.client()
   const tokenRequests = (): typeof one.requests => one.requests.filter((request) => request.path === '/token')
   await Promise.all([some.resolve(own, null, ctx), some.fetchManifest(own, manifest, null, ctx), some.fetchManifest(own, manifest, null, ctx)])
-  await readBlob(some, {}, own)
+  await t.readBlob(some, {}, own)
   assert.equal(tokenRequests().length, 1)
   const [asked] = tokenRequests()
   assert.deepEqual([asked?.method, asked?.query.get('service'), asked?.query.getAll('scope'), asked?.headers.authorization], ['GET', 'fake', ['repository:team/app:pull'], undefined])
@@ -409,119 +317,118 @@ test('bearer tokens: asked once per repository and credential, and again when th
 
   one.auth = { kind: 'bearer', check: () => 'useless' }
   one.fault = ({ path: asks }) => (asks === '/token' ? undefined : { kind: 'status', status: 401, headers: { 'www-authenticate': `Bearer realm="${one.url}/token",service="fake"` } })
-  await failure(client().resolve(own, null, ctx), Code.UNAUTHENTICATED, /does not exist or needs credentials, and none are given/)
+  await failure(t.client().resolve(own, null, ctx), Code.UNAUTHENTICATED, /does not exist or needs credentials, and none are given/)
   assert.deepEqual(tokenRequests().at(-1)?.query.getAll('scope'), ['repository:team/app:pull'], 'a challenge without scope')
 })
 
 test('identity, registry and refused tokens', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   one.auth = { kind: 'bearer', check: ({ method, body }) => (method === 'POST' && body.includes('refresh_token=identity-secret') ? 'token-1' : undefined) }
-  await client().resolve(own, { identity_token: 'identity-secret' }, ctx)
+  await t.client().resolve(own, { identity_token: 'identity-secret' }, ctx)
   const form = new URLSearchParams(one.requests.find((request) => request.path === '/token')?.body)
   assert.deepEqual([form.get('grant_type'), form.get('service'), form.get('scope')], ['refresh_token', 'fake', 'repository:team/app:pull'])
-  await failure(client().resolve(own, { username: 'user', password: 'hunter2' }, ctx), Code.UNAUTHENTICATED, new RegExp(`token service ${one.host}: refused the credentials \\(401\\)`))
+  await failure(t.client().resolve(own, { username: 'user', password: 'hunter2' }, ctx), Code.UNAUTHENTICATED, new RegExp(`token service ${one.host}: refused the credentials \\(401\\)`))
   one.auth = { kind: 'bearer', noGet: true, check: ({ body }) => (new URLSearchParams(body).get('password') === 'hunter2' ? 'token-2' : undefined) }
-  await client().resolve(own, { username: 'user', password: 'hunter2' }, ctx)
+  await t.client().resolve(own, { username: 'user', password: 'hunter2' }, ctx)
 
   one.requests.length = 0
   one.validTokens.add('registry-secret')
-  await client().resolve(own, { registry_token: 'registry-secret' }, ctx)
+  await t.client().resolve(own, { registry_token: 'registry-secret' }, ctx)
   assert.deepEqual(one.asked, ['HEAD /v2/team/app/manifests/1.0'])
   one.validTokens.clear()
-  await failure(client().resolve(own, { registry_token: 'registry-secret' }, ctx), Code.UNAUTHENTICATED, /registry token was refused/)
+  await failure(t.client().resolve(own, { registry_token: 'registry-secret' }, ctx), Code.UNAUTHENTICATED, /registry token was refused/)
 
   one.fault = ({ path: asked }) => (asked === '/token' ? { kind: 'status', status: 500 } : undefined)
-  await failure(client().resolve(own, null, ctx), Code.UNAVAILABLE, /token service .* answered 500/)
+  await failure(t.client().resolve(own, null, ctx), Code.UNAVAILABLE, /token service .* answered 500/)
   one.fault = () => undefined
   one.auth = { kind: 'bearer', check: () => 'x', realm: 'nonsense' }
-  await failure(client().resolve(own, null, ctx), Code.UNAVAILABLE, /names no token service/)
+  await failure(t.client().resolve(own, null, ctx), Code.UNAVAILABLE, /names no token service/)
 })
 
 test('credentials do not leave TLS for a plain token service', async () => {
-  const one = await registry({ tls: certificates })
-  const plain = await registry()
+  const one = await t.registry({ tls: t.certificates })
+  const plain = await t.registry()
   one.auth = { kind: 'bearer', check: () => 'token-1', realm: `${plain.url}/token` }
-  const configPath = await certsD(`server = "${one.url}"\nca = "${certificates.caFile}"\n`)
-  await failure(client({ configPath, configs: { [one.host]: { auth: { username: 'user', password: 'hunter2' } } } }).resolve(ref, null, ctx), Code.UNAVAILABLE, /plain HTTP: credentials are not sent there/)
+  const configPath = await t.certsD(`server = "${one.url}"\nca = "${t.certificates.caFile}"\n`)
+  await failure(t.client({ configPath, configs: { [one.host]: { auth: { username: 'user', password: 'hunter2' } } } }).resolve(ref, null, ctx), Code.UNAVAILABLE, /plain HTTP: credentials are not sent there/)
   assert.equal(plain.requests.length, 0)
 })
 
-test('TLS: authorities, client certificates, skip_verify', async () => {
-  const one = await registry({ tls: certificates, askClientCertificate: true })
-  const { caFile, clientCertFile, clientKeyFile } = certificates
+test('TLS: authorities, client t.certificates, skip_verify', async () => {
+  const one = await t.registry({ tls: t.certificates, askClientCertificate: true })
+  const { caFile, clientCertFile, clientKeyFile } = t.certificates
   const pair = `client = [["${clientCertFile}", "${clientKeyFile}"]]\n`
-  const some = async (settings: string): Promise<RegistryClient> => client({ configPath: await certsD(`server = "${one.url}"\n${settings}`) })
+  const some = async (settings: string): Promise<RegistryClient> => t.client({ configPath: await t.certsD(`server = "${one.url}"\n${settings}`) })
   await (await some(`ca = "${caFile}"\n${pair}`)).resolve(ref, null, ctx)
   assert.equal(one.requests.at(-1)?.clientName, 'node')
   await (await some(`skip_verify = true\n${pair}`)).resolve(ref, null, ctx)
   await failure((await some(pair)).resolve(ref, null, ctx), Code.UNAVAILABLE, /certificate is not trusted: name its authority with ca in .*hosts\.toml/)
   await failure((await some(`ca = "${caFile}"\n`)).resolve(ref, null, ctx), Code.UNAVAILABLE, /wants a client certificate: name it with client in .*hosts\.toml/)
 
-  const good = await registry()
-  const broken = [`ca = "missing.pem"`, `ca = "${path.join(root, 'server.key')}x"`, `client = "${caFile}"`, `ca = "${import.meta.filename}"`]
+  const good = await t.registry()
+  const broken = [`ca = "missing.pem"`, `ca = "${path.join(t.root, 'server.key')}x"`, `client = "${caFile}"`, `ca = "${import.meta.filename}"`]
   for (const settings of broken) {
-    const configPath = await certsD(`server = "${good.url}"\n[host."${one.url}"]\n${settings}\n`)
-    assert.equal((await client({ configPath }).resolve(ref, null, ctx)).host, good.host)
-    assert.match(logged, /is passed over: (?:ca|certificates)/)
-    logged = ''
+    const configPath = await t.certsD(`server = "${good.url}"\n[host."${one.url}"]\n${settings}\n`)
+    assert.equal((await t.client({ configPath }).resolve(ref, null, ctx)).host, good.host)
+    assert.match(t.logged, /is passed over: (?:ca|t.certificates)/)
+    t.logged = ''
   }
-  const configPath = await certsD(`server = "${one.url}"\nca = "missing.pem"\n`)
-  await failure(client({ configPath }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /ca .*registry\.test\/missing\.pem does not exist/)
+  const configPath = await t.certsD(`server = "${one.url}"\nca = "missing.pem"\n`)
+  await failure(t.client({ configPath }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /ca .*registry\.test\/missing\.pem does not exist/)
 })
 
 test('an authority that is replaced counts at the next request', async () => {
-  const one = await registry({ tls: certificates })
-  const configPath = await certsD(`server = "${one.url}"\nca = "ca.pem"\n`)
+  const one = await t.registry({ tls: t.certificates })
+  const configPath = await t.certsD(`server = "${one.url}"\nca = "ca.pem"\n`)
   const file = path.join(configPath[0] ?? '', 'registry.test/ca.pem')
-  const { readFile } = await import('node:fs/promises')
-  const some = client({ configPath })
-  await writeFile(file, await readFile(certificates.caFile))
+  const some = t.client({ configPath })
+  await writeFile(file, await readFile(t.certificates.caFile))
   await some.resolve(ref, null, ctx)
-  const other = await mkdtemp(path.join(root, 'other-'))
+  const other = await mkdtemp(path.join(t.root, 'other-'))
   await writeFile(file, await readFile(makeCertificates(other).caFile))
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /not trusted/)
 })
 
 test('this machine’s own registry is spoken to in whichever protocol it knows', async () => {
-  const [plain, secure] = [await registry(), await registry({ tls: certificates })]
+  const [plain, secure] = [await t.registry(), await t.registry({ tls: t.certificates })]
   for (const one of [plain, secure]) {
-    const some = client()
+    const some = t.client()
     const own = parseImageRef(`${one.host}/team/app:1.0`)
     await some.resolve(own, null, ctx)
-    assert.ok((await readBlob(some, {}, own)).bytes.equals(blobBytes))
+    assert.ok((await t.readBlob(some, {}, own)).bytes.equals(blobBytes))
   }
-  const configPath = await certsD(`server = "https://${plain.host}"\n`)
-  await failure(client({ configPath }).resolve(ref, null, ctx), Code.UNAVAILABLE, /does not speak TLS: write http:\/\//)
+  const configPath = await t.certsD(`server = "https://${plain.host}"\n`)
+  await failure(t.client({ configPath }).resolve(ref, null, ctx), Code.UNAVAILABLE, /does not speak TLS: write http:\/\//)
 })
 
 test('a tag is not believed over a redirect from TLS to plain HTTP', async () => {
-  const [secure, plain] = [await registry({ tls: certificates }), await registry()]
+  const [secure, plain] = [await t.registry({ tls: t.certificates }), await t.registry()]
   secure.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${plain.url}${asked}` })
-  const configPath = await certsD(`server = "${secure.url}"\nca = "${certificates.caFile}"\n`)
-  await failure(client({ configPath }).resolve(ref, null, ctx), Code.UNAVAILABLE, /redirects to plain HTTP/)
-  assert.ok((await readBlob(client({ configPath }))).bytes.equals(blobBytes), 'bytes are verified by their digest')
+  const configPath = await t.certsD(`server = "${secure.url}"\nca = "${t.certificates.caFile}"\n`)
+  await failure(t.client({ configPath }).resolve(ref, null, ctx), Code.UNAVAILABLE, /redirects to plain HTTP/)
+  assert.ok((await t.readBlob(t.client({ configPath }))).bytes.equals(blobBytes), 'bytes are verified by their digest')
 })
 
 test('proxies', async () => {
-  const [plain, secure] = [await registry(), await registry({ tls: certificates })]
+  const [plain, secure] = [await t.registry(), await t.registry({ tls: t.certificates })]
   const [proxy, tunnel] = [await FakeProxy.start(plain.port), await FakeProxy.start(secure.port)]
-  cleanups.push(() => proxy.close(), () => tunnel.close())
+  t.cleanups.push(() => proxy.close(), () => tunnel.close())
   const env = { HTTP_PROXY: proxy.url, https_proxy: tunnel.url, NO_PROXY: '10.0.0.0/8,other.test' }
-  const overHttp = client({ env, configPath: await certsD('server = "http://registry.test"\n') })
+  const overHttp = t.client({ env, configPath: await t.certsD('server = "http://registry.test"\n') })
   assert.equal((await overHttp.resolve(ref, null, ctx)).host, 'registry.test')
   assert.deepEqual(proxy.seen.map((line) => line.replace(/\?.*/, '')), ['HEAD http://registry.test/v2/team/app/manifests/1.0'])
-  const overTls = client({ env, configPath: await certsD(`ca = "${certificates.caFile}"\n`) })
+  const overTls = t.client({ env, configPath: await t.certsD(`ca = "${t.certificates.caFile}"\n`) })
   assert.equal((await overTls.resolve(ref, null, ctx)).host, 'registry.test')
-  assert.ok((await readBlob(overTls)).bytes.equals(blobBytes))
+  assert.ok((await t.readBlob(overTls)).bytes.equals(blobBytes))
   assert.deepEqual(tunnel.seen, ['CONNECT registry.test:443'])
-  await client({ env }).resolve(parseImageRef(`${plain.host}/team/app:1.0`), null, ctx)
+  await t.client({ env }).resolve(parseImageRef(`${plain.host}/team/app:1.0`), null, ctx)
   assert.equal(proxy.seen.length, 1, 'never for this machine')
-  await failure(client({ env: { HTTPS_PROXY: 'socks5://user:hunter2@127.0.0.1:1' } }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /proxies of kind socks5 are not supported/)
+  await failure(t.client({ env: { HTTPS_PROXY: 'socks5://user:hunter2@127.0.0.1:1' } }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /proxies of kind socks5 are not supported/)
 })
 
 test('an abort ends the sockets at once, with its own reason', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   const reason = new CriError(Code.CANCELLED, 'the client is gone')
   one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'silent' } : { kind: 'stall', afterBytes: 10 })
@@ -534,17 +441,17 @@ test('an abort ends the sockets at once, with its own reason', async () => {
     await assert.rejects(working, (error) => error === reason)
     await one.idle()
   }
-  const some = client()
+  const some = t.client()
   await gone((signal) => some.resolve(own, null, { ...ctx, signal }))
   await gone((signal) => some.fetchManifest(own, manifest, null, { ...ctx, signal }))
-  await gone((signal) => readBlob(some, { signal }, own))
+  await gone((signal) => t.readBlob(some, { signal }, own))
   await assert.rejects(some.resolve(own, null, { ...ctx, signal: AbortSignal.abort(reason) }), (error) => error === reason)
 })
 
 test('a reader that leaves early, a blob that nobody reads, and close() leave no socket', async () => {
-  const one = await registry()
+  const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
-  const some = client()
+  const some = t.client()
   one.fault = () => ({ kind: 'stall', afterBytes: 2 * 1024 * 1024 })
   const opened = await some.openBlob(own, blob, { signal: ctx.signal })
   for await (const piece of opened.stream) {
@@ -556,7 +463,7 @@ test('a reader that leaves early, a blob that nobody reads, and close() leave no
   unread.close()
   await one.idle()
   await assert.rejects(async () => { for await (const _ of unread.stream) assert.fail('closed') }, (error) => error instanceof CriError && error.code === Code.CANCELLED)
-  const reading = readBlob(some, {}, own)
+  const reading = t.readBlob(some, {}, own)
   while (one.sockets.size === 0) await new Promise((resolve) => { setImmediate(resolve) })
   some.close()
   await failure(reading, Code.UNAVAILABLE, /shutting down/)
@@ -565,8 +472,8 @@ test('a reader that leaves early, a blob that nobody reads, and close() leave no
 })
 
 test('a kept connection that the registry closed meanwhile is replaced without a word', async () => {
-  const one = await registry()
-  const some = client({ configPath: await through(one) })
+  const one = await t.registry()
+  const some = t.client({ configPath: await t.through(one) })
   await some.resolve(ref, null, ctx)
   // The next request on the old connection is reset, as by a server whose keep-alive time is over.
   let first = true
@@ -577,5 +484,5 @@ test('a kept connection that the registry closed meanwhile is replaced without a
   }
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, one.host)
   assert.deepEqual(one.requests.map((request) => request.connection), [1, 1, 2])
-  assert.doesNotMatch(logged, /asking the registry again/)
+  assert.doesNotMatch(t.logged, /asking the registry again/)
 })
