@@ -175,7 +175,7 @@ export function safeText(text: string, maxLength = 160): string {
     .replace(/\?[^\s"']+/g, '')
     .replace(/(https?:\/\/[^\s"'#]*)#[^\s"']*/gi, '$1')
     .replace(/\b(bearer|basic) +[\w.~+/=-]{8,}/gi, '$1 …')
-    .replace(/\b([\w-]*(?:token|secret|password|passwd|signature|credential|api-?key|sig))("?\s*[=:]\s*"?)[^\s"'&,;]+/gi, '$1$2…')
+    .replace(/\b([\w-]*(?:token|secret|password|passwd|signature|credential|api[-_]?key|sig))("?\s*[=:]\s*"?)[^\s"'&,;]+/gi, '$1$2…')
     .replace(/\beyJ[\w-]{8,}(?:\.[\w-]*)*/g, '…')
     .trim()
   return clean.length > maxLength ? `${clean.slice(0, maxLength)}…` : clean

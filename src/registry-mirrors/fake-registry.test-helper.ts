@@ -25,6 +25,10 @@ export type Fault =
   | { readonly kind: 'stall'; readonly afterBytes: number }
   /** No answer at all. */
   | { readonly kind: 'silent' }
+  /** A good answer, once `until` is settled. */
+  | { readonly kind: 'late'; readonly until: Promise<unknown> }
+  /** The head of the answer, then ten bytes every 10 ms. */
+  | { readonly kind: 'trickle' }
   | { readonly kind: 'redirect'; readonly location: string }
 
 export interface SeenRequest {
@@ -160,6 +164,7 @@ export class FakeRegistry {
     this.requests.push(request)
     const fault = this.fault(request)
     if (fault?.kind === 'silent') return
+    if (fault?.kind === 'late') await fault.until
     if (fault?.kind === 'reset') {
       message.socket.resetAndDestroy()
       return
@@ -235,10 +240,17 @@ export class FakeRegistry {
     })
     if (request.method === 'HEAD') response.end()
     else if (fault?.kind === 'truncate') response.write(body.subarray(0, fault.afterBytes), () => response.socket?.resetAndDestroy())
+    else if (fault?.kind === 'trickle') trickle(response, body)
     else if (fault?.kind === 'stall') response.write(body.subarray(0, fault.afterBytes))
     else if (fault?.kind === 'short') response.end(body.subarray(0, fault.afterBytes))
     else response.end(body)
   }
+}
+
+function trickle(response: ServerResponse, body: Buffer): void {
+  let at = 0
+  const timer = setInterval(() => response.write(body.subarray(at, (at += 10))), 10)
+  response.once('close', () => clearInterval(timer))
 }
 
 /** An HTTP proxy on 127.0.0.1 that sends everything to one port. */

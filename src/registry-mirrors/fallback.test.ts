@@ -1,0 +1,259 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Registry } from 'prom-client'
+import { Code } from '../errors/cri-error.ts'
+import { allFailed, failureOfError, failureOfStatus, HostFailure, retryAfter, safeText } from './failures.ts'
+import type { Fault, SeenRequest } from './fake-registry.test-helper.ts'
+import type { BreakerState } from './host-health.ts'
+import { parseImageRef } from './image-ref.ts'
+import { blob, blobBytes, closedPort, failure, manifest, ref, RegistryTests, secrets } from './registry-client.test-helper.ts'
+import type { RegistryClient } from './registry-client.ts'
+import { allCapabilities, noTls, type RegistryHost } from './registry-host.ts'
+
+const t = new RegistryTests()
+const { ctx } = t
+const quick = { headStartMs: 30, knownHeadStartMs: 30 }
+const isBlob = ({ path }: SeenRequest): boolean => path.includes('/blobs/')
+
+function stateOf(client: RegistryClient, host: string): BreakerState | undefined {
+  return client.hostStates().find(({ origin }) => origin.endsWith(`//${host}`))?.state
+}
+
+async function reaches(client: RegistryClient, host: string, state: BreakerState): Promise<void> {
+  while (stateOf(client, host) !== state) await new Promise((resolve) => { setTimeout(resolve, 5) })
+}
+
+test('whatever is wrong with a mirror, the next one serves', async () => {
+  const faults: Readonly<Record<string, Fault>> = {
+    'resets': { kind: 'reset' }, 'is silent': { kind: 'silent' }, 'answers 400': { kind: 'status', status: 400 }, 'answers 401': { kind: 'status', status: 401 },
+    'answers 403': { kind: 'status', status: 403 }, 'answers 404': { kind: 'status', status: 404 }, 'answers 429': { kind: 'status', status: 429, headers: { 'retry-after': '1' } },
+    'answers 500': { kind: 'status', status: 500 }, 'answers 503': { kind: 'status', status: 503 }, 'answers with a page': { kind: 'status', status: 200, body: '<html>' },
+    'redirects in circles': { kind: 'redirect', location: '/' }, 'redirects to nowhere': { kind: 'redirect', location: 'http://127.0.0.1:1/' },
+    'sends wrong bytes': { kind: 'wrong-bytes' }, 'truncates': { kind: 'truncate', afterBytes: 20 }, 'ends early': { kind: 'short', afterBytes: 20 }, 'stalls': { kind: 'stall', afterBytes: 20 },
+    'trickles': { kind: 'trickle' },
+  }
+  for (const [what, fault] of Object.entries(faults)) {
+    for (const onBlobs of [false, true]) {
+      const [mirror, next] = [await t.registry(), await t.registry()]
+      mirror.fault = (request) => (onBlobs === isBlob(request) && request.method === 'GET' || (!onBlobs && fault.kind === 'status') ? fault : undefined)
+      const some = t.client({ configPath: await t.through(mirror, next), headerTimeoutMs: 200, stallTimeoutMs: 200 })
+      await some.resolve(ref, null, ctx)
+      const small = await some.fetchManifest(ref, manifest, null, ctx)
+      // A manifest may trickle in within the time that it has.
+      if (!onBlobs && fault.kind !== 'trickle') assert.equal(small.host, next.host, what)
+      const first = await t.readBlob(some)
+      if (onBlobs && ['wrong-bytes'].includes(fault.kind)) assert.ok((await t.readBlob(some, { avoid: first.hosts })).bytes.equals(blobBytes), what)
+      else assert.ok(first.bytes.equals(blobBytes), what)
+    }
+  }
+})
+
+test('the next host is asked while a black hole is still being connected to, and the black hole not again', async () => {
+  const [dead, good] = [await t.silentServer(), await t.registry()]
+  // The defaults: a second of lead, 30 s to connect.
+  const some = t.client({ configPath: await t.through(dead, good) })
+  assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
+  assert.equal(stateOf(some, dead.host), 'slow', 'its time to connect is not over yet')
+  assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, good.host)
+  assert.ok((await t.readBlob(some)).bytes.equals(blobBytes))
+  assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
+  assert.equal(dead.connections(), 1)
+})
+
+test('a mirror that takes connections and never answers is a black hole too', async () => {
+  const [silent, good] = [await t.registry(), await t.registry()]
+  silent.fault = () => ({ kind: 'silent' })
+  const some = t.client({ configPath: await t.through(silent, good) })
+  assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
+  assert.ok((await t.readBlob(some)).bytes.equals(blobBytes))
+  assert.deepEqual([stateOf(some, silent.host), silent.requests.length], ['slow', 1])
+})
+
+test('dial_timeout is the end of the attempt, and opens the breaker', async () => {
+  const [dead, good] = [await t.silentServer(), await t.registry()]
+  const configPath = await t.certsD(`server = "${good.url}"\n[host."${dead.url}"]\ndial_timeout = "300ms"\n`)
+  const some = t.client({ configPath, health: quick })
+  await some.resolve(ref, null, ctx)
+  await reaches(some, dead.host, 'open')
+  const state = some.hostStates().find(({ origin }) => origin === dead.url)
+  assert.equal(state?.lastFailure, 'no connection within 0.3 s')
+  await some.resolve(ref, null, ctx)
+  assert.equal(dead.connections(), 1)
+})
+
+test('requests that meet a dead host at the same time all go on, and the ones after them do not meet it', async () => {
+  const [dead, good] = [await t.silentServer(), await t.registry()]
+  const some = t.client({ configPath: await t.through(dead, good), health: { headStartMs: 50 } })
+  const all = async (): Promise<unknown> => Promise.all(Array.from({ length: 8 }, () => t.readBlob(some)))
+  await all()
+  const met = dead.connections()
+  assert.ok(met >= 1 && met <= 8)
+  await all()
+  assert.equal(dead.connections(), met)
+})
+
+test('a mirror that was only slow serves again as soon as it has answered; what it sent too late is let go', async () => {
+  const [slow, good] = [await t.registry(), await t.registry()]
+  const answer = Promise.withResolvers<void>()
+  slow.fault = () => ({ kind: 'late', until: answer.promise })
+  const some = t.client({ configPath: await t.through(slow, good), health: quick })
+  assert.deepEqual((await t.readBlob(some)).hosts, [`${good.url}/v2`])
+  assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
+  assert.equal(slow.requests.length, 1)
+  slow.fault = () => undefined
+  answer.resolve()
+  await reaches(some, slow.host, 'closed')
+  await slow.idle()
+  assert.equal((await some.resolve(ref, null, ctx)).host, slow.host)
+})
+
+test('a host whose time is over is probed by one request beside the next host, and serves again', async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  mirror.fault = () => ({ kind: 'silent' })
+  const some = t.client({ configPath: await t.through(mirror, good), headerTimeoutMs: 200, health: { ...quick, skipMs: 1 } })
+  await some.resolve(ref, null, ctx)
+  await reaches(some, mirror.host, 'open')
+  const answer = Promise.withResolvers<void>()
+  mirror.fault = () => ({ kind: 'late', until: answer.promise })
+  mirror.requests.length = 0
+  while (mirror.requests.length === 0) assert.equal((await some.resolve(ref, null, ctx)).host, good.host, 'nobody waits for the probe')
+  answer.resolve()
+  await reaches(some, mirror.host, 'closed')
+  assert.equal((await some.resolve(ref, null, ctx)).host, mirror.host)
+})
+
+test('the last host is asked whatever is known of it, and skipped ones when it cannot help', async () => {
+  const [mirror, last] = [await t.registry(), await t.registry()]
+  const some = t.client({ configPath: await t.through(mirror, last), headerTimeoutMs: 100, health: quick })
+  for (const host of [mirror, last]) host.fault = () => ({ kind: 'silent' })
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`${mirror.host}: no answer within 0.1 s; ${last.host}: no answer within 0.1 s`))
+  assert.deepEqual([stateOf(some, mirror.host), stateOf(some, last.host)], ['open', 'open'])
+  last.fault = () => undefined
+  assert.equal((await some.resolve(ref, null, ctx)).host, last.host)
+  last.fault = () => ({ kind: 'status', status: 502 })
+  mirror.fault = () => undefined
+  assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, mirror.host, 'better than none')
+})
+
+test('Retry-After: the host is passed over so long, and waited for when there is no other', async () => {
+  const [mirror, last] = [await t.registry(), await t.registry()]
+  mirror.fault = () => ({ kind: 'status', status: 429, headers: { 'retry-after': '30' } })
+  const some = t.client({ configPath: await t.through(mirror, last) })
+  await some.resolve(ref, null, ctx)
+  await some.fetchManifest(ref, manifest, null, ctx)
+  assert.deepEqual([mirror.requests.length, stateOf(some, mirror.host)], [1, 'held'])
+
+  const started = Date.now()
+  const date = new Date(started + 10_000).toUTCString()
+  let refusals = 1
+  last.fault = () => (refusals-- > 0 ? { kind: 'status', status: 503, headers: { date, 'retry-after': new Date(Date.parse(date) + 1000).toUTCString() } } : undefined)
+  const alone = t.client({ configPath: await t.through(last) })
+  await alone.resolve(ref, null, ctx)
+  assert.ok(Date.now() - started >= 990, 'asked again no sooner than it said')
+})
+
+test('Retry-After in seconds, as a date by the host’s clock, and as nonsense', () => {
+  const at = Date.parse('2026-01-02T03:04:05Z')
+  const later = 'Fri, 02 Jan 2026 03:04:35 GMT'
+  const cases: readonly (readonly [string, string | undefined, number | undefined])[] = [
+    ['0', undefined, 0], ['120', undefined, 120_000], [later, undefined, 30_000], [later, 'Fri, 02 Jan 2026 03:04:30 GMT', 5000], ['Fri, 02 Jan 2026 03:04:00 GMT', undefined, 0],
+    ['Friday, 02-Jan-26 03:04:35 GMT', undefined, 30_000], ['soon', undefined, undefined], ['-5', undefined, undefined], ['1.5', undefined, undefined], ['', undefined, undefined], ['2026', 'nonsense', 2_026_000],
+  ]
+  for (const [value, date, expected] of cases) assert.equal(retryAfter({ 'retry-after': value, ...(date === undefined ? {} : { date }) }, at), expected, value)
+  assert.equal(retryAfter({}), undefined)
+  assert.equal(failureOfStatus(503, '', { 'retry-after': '7' }).retryAfterMs, 7000)
+})
+
+test('a host that trickles is passed over: a stall is bytes per time', async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  mirror.fault = () => ({ kind: 'trickle' })
+  const some = t.client({ configPath: await t.through(mirror, good), stallTimeoutMs: 300 })
+  let received = 0
+  const { bytes, hosts } = await t.readBlob(some, { onReceived: (count) => { received += count } })
+  assert.ok(bytes.equals(blobBytes))
+  assert.deepEqual(hosts, [`${mirror.url}/v2`, `${good.url}/v2`])
+  assert.equal(received, blobBytes.length)
+  assert.match(t.logged, /only \d+ bytes arrived in 0\.3 s/)
+  assert.equal(stateOf(some, mirror.host), 'open')
+})
+
+test('every host has its turn in a download that keeps breaking off', async () => {
+  const breaking = await Promise.all(Array.from({ length: 9 }, () => t.registry()))
+  for (const mirror of breaking) mirror.fault = () => ({ kind: 'short', afterBytes: 10 })
+  const good = await t.registry()
+  good.ignoreRange = true
+  const some = t.client({ configPath: await t.through(...breaking, good), retryDelayMs: 60_000 })
+  let received = 0
+  const { bytes } = await t.readBlob(some, { onReceived: (count) => { received += count } })
+  assert.ok(bytes.equals(blobBytes))
+  assert.equal(received, blobBytes.length + 90, 'what is skipped has arrived too')
+})
+
+const hostNamed = (name: string, apiRoot = '/v2'): RegistryHost =>
+  ({ url: `https://${name}${apiRoot}`, protocol: 'https', host: name, apiRoot, capabilities: new Set(allCapabilities), tls: noTls, headers: {}, dialTimeoutMs: 1, ownRegistry: false, source: 'default' })
+
+test('the error of a failed pull names every host once, in bounded length', () => {
+  const long = 'nothing but words '.repeat(20)
+  for (const count of [1, 2, 5, 12]) {
+    const { message } = allFailed(`cannot resolve ${'r'.repeat(500)}`, Array.from({ length: count }, (_, index) => ({ host: hostNamed(`mirror-${index}.example`), failure: new HostFailure('server', long) })))
+    assert.ok(message.length <= 900, `${count}: ${message.length}`)
+    for (let index = 0; index < count; index++) assert.match(message, new RegExp(`mirror-${index}\\.example: nothing but`))
+  }
+  const many = allFailed('x', Array.from({ length: 40 }, (_, index) => ({ host: hostNamed(`${index}.${'long-name'.repeat(30)}`), failure: new HostFailure('server', long) }))).message
+  assert.ok(many.length <= 1700 && many.endsWith('; and 28 more'), many)
+
+  const [a, b] = [hostNamed('a'), hostNamed('b')]
+  const stall = new HostFailure('unreachable', 'stalled')
+  const repeated = allFailed('x', [{ host: a, failure: stall }, { host: b, failure: stall }, { host: a, failure: stall }, { host: a, failure: new HostFailure('missing', '404') }])
+  assert.equal(repeated.message, 'x: a: stalled (2 times), then 404; b: stalled')
+  const paths = allFailed('x', [{ host: hostNamed('h', '/v2/one'), failure: stall }, { host: hostNamed('h', '/v2/two'), failure: stall }])
+  assert.equal(paths.message, 'x: h/v2/one: stalled; h/v2/two: stalled')
+  const short = allFailed('x', [{ host: a, failure: new HostFailure('server', 'brief') }, { host: b, failure: new HostFailure('server', 'w'.repeat(500)) }])
+  assert.match(short.message, /^x: a: brief; b: w{500}$/, 'the short ones leave their room to the others')
+})
+
+test('nothing of a signed URL, a credential or a token gets into an error or a log', async () => {
+  const texts = [
+    'see https://user:hunter2@host/x?sig=hunter2', 'denied: https://h/x#access_token=hunter2', 'Authorization: Bearer hunter2hunter2', 'basic aHVudGVyMjpodW50ZXIy', 'token=hunter2 sig=hunter2&password: "hunter2"',
+    '{"access_token":"hunter2"}', 'eyJhbGciOiJub25lIn0.hunter2.hunter2', 'X-Amz-Signature=hunter2', 'api_key=hunter2', 'a\nb\u2028c\u202ed',
+  ]
+  for (const text of texts) {
+    const safe = safeText(text)
+    assert.ok(!/hunter2|aHVudGVy|[\n\u2028\u202e]/.test(safe), safe)
+  }
+  assert.equal(safeText('manifest unknown: tag 1.2 of team/app'), 'manifest unknown: tag 1.2 of team/app')
+  const [secretive, other] = [await t.registry(), await t.registry()]
+  const some = t.client({ configPath: await t.through(secretive) })
+  const locations = [`http://[nonsense/?sig=${secrets[0]}`, `http://127.0.0.1:${await closedPort()}/x?sig=${secrets[0]}`, `http://user:${secrets[0]}@${other.host}/missing?sig=${secrets[0]}`, `ftp://x/?sig=${secrets[0]}`]
+  for (const location of locations) {
+    secretive.fault = () => ({ kind: 'redirect', location })
+    const error = await some.fetchManifest(ref, manifest, null, ctx).then(() => assert.fail('served'), (reason: unknown) => reason)
+    // As the server of the CRI logs it, with all causes.
+    ctx.log.error({ err: error }, 'PullImage failed')
+    assert.ok(!String(error).includes('hunter2'))
+  }
+  const opaque = failureOfError(new Error('at https://h/?sig=hunter2'), hostNamed('h'))
+  assert.ok(!opaque.message.includes('hunter2'))
+})
+
+test('figures are kept for hosts as configured, never for a redirect’s target', async () => {
+  const [mirror, good, bucket] = [await t.registry(), await t.registry(), await t.registry()]
+  const metrics = new Registry()
+  const some = t.client({ configPath: await t.through(mirror, good), metrics, headerTimeoutMs: 100, health: quick })
+  mirror.fault = (request) => (isBlob(request) ? { kind: 'silent' } : { kind: 'status', status: 404 })
+  good.fault = (request) => (isBlob(request) ? { kind: 'redirect', location: `${bucket.url}${request.path}` } : undefined)
+  await some.resolve(ref, null, ctx)
+  await t.readBlob(some)
+  await reaches(some, mirror.host, 'open')
+  const text = await metrics.metrics()
+  for (const line of [
+    `cri_shim_registry_requests_total{host="${mirror.host}",result="missing"} 1`, `cri_shim_registry_requests_total{host="${mirror.host}",result="unreachable"} 1`,
+    `cri_shim_registry_requests_total{host="${good.host}",result="ok"} 2`, `cri_shim_registry_received_bytes_total{host="${good.host}"} ${blob.sizeBytes}`,
+    `cri_shim_registry_request_seconds_count{host="${good.host}"} 2`, `cri_shim_registry_breaker_state{host="${mirror.host}",state="open"} 1`, `cri_shim_registry_breaker_state{host="${good.host}",state="closed"} 1`,
+  ]) assert.ok(text.includes(line), `${line} in\n${text}`)
+  assert.ok(!text.includes(bucket.host))
+
+  for (let index = 0; index < 80; index++) await some.resolve(parseImageRef(`127.0.0.1:${await closedPort()}/x${index}`), null, ctx).catch(() => undefined)
+  const hosts = new Set([...(await metrics.metrics()).matchAll(/host="([^"]*)"/g)].map(([, host]) => host))
+  assert.ok(hosts.size <= 65 && hosts.has('other'), `${hosts.size} labels`)
+})
