@@ -108,7 +108,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux, disableApparmor: settings.disableApparmor, stateDir: shim.state }),
   ])
   const containerd = new Containerd({ address: shim.containerd, metrics })
-  const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}` })
+  const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}`, metrics: metrics.registry })
   const networks = new Networks(settings, log, metrics)
 
   const sandboxes = new Store<Sandbox>('pod sandbox')
