@@ -3,14 +3,17 @@ import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { Logger } from '../observability/logger.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { type Challenge, parseChallenges } from './challenge.ts'
-import { type Credential, fingerprint } from './credentials.ts'
-import { failureOfError, HostFailure } from './failures.ts'
+import { type Credential, fingerprint, withProblem } from './credentials.ts'
+import { failureOfError, HostFailure, retryAfter } from './failures.ts'
+import { hostName } from './host-url.ts'
 import type { RegistryHost } from './registry-host.ts'
 import type { Transport } from './transport.ts'
 
 interface Token {
   readonly value: string
   readonly expiresAtMs: number
+  /** A refresh token that takes the place of the one that was used. */
+  readonly refreshToken?: string
 }
 
 /** Who asks whom for what. */
@@ -18,6 +21,8 @@ export interface AuthScope {
   readonly host: RegistryHost
   readonly repository: string
   readonly credential: Credential
+  /** Told that the credential was refused. */
+  readonly refused?: () => void
   readonly signal: AbortSignal
   readonly log: Logger
 }
@@ -37,6 +42,7 @@ export class Authorizer {
   readonly #idleTimeoutMs: number
   readonly #tokens = new Map<string, Token>()
   readonly #asking = new Map<string, Promise<Token>>()
+  readonly #refreshTokens = new Map<string, string>()
   readonly #closing = new AbortController()
 
   constructor(transport: Transport, idleTimeoutMs: number) {
@@ -69,6 +75,7 @@ export class Authorizer {
   close(): void {
     this.#closing.abort(new HostFailure('unreachable', 'the service is shutting down'))
     this.#tokens.clear()
+    this.#refreshTokens.clear()
   }
 
   /** One question for all that want the same token at once; it does not end with the one that happened to ask first. */
@@ -78,7 +85,7 @@ export class Authorizer {
     const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(tokenTimeoutMs)])
     const challenges = parseChallenges(response.headersDistinct['www-authenticate'] ?? [])
     const started = this.#obtain(challenges, { ...scope, signal }).then((token) => {
-      this.#keep(key, token)
+      keep(this.#tokens, key, token)
       return token
     }).finally(() => this.#asking.delete(key))
     this.#asking.set(key, started)
@@ -94,7 +101,7 @@ export class Authorizer {
       return { value: basicHeader(credential.username, credential.password), expiresAtMs: Number.POSITIVE_INFINITY }
     }
     if (credential.kind === 'registry') throw new HostFailure('unauthenticated', 'the registry token was refused')
-    if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? 'needs a user name and password, and none is given' : 'takes a user name and password, not an identity token')
+    if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? withProblem('needs a user name and password, and none is given', credential) : 'takes a user name and password, not an identity token')
     throw new HostFailure('unauthenticated', `401 unauthorized, without a challenge that is understood${challenges.length === 0 ? '' : ` (${challenges.map(({ scheme }) => scheme.slice(0, 20)).join(', ')})`}`)
   }
 
@@ -104,9 +111,7 @@ export class Authorizer {
     const wanted = challenge.parameters['scope'] ?? ''
     const scopes = wanted === '' ? [`repository:${scope.repository}:pull`] : wanted.split(' ').filter((part) => part !== '')
     const { credential } = scope
-    if (credential.kind === 'identity') {
-      return this.#post(realm, { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: credential.token }, scope)
-    }
+    if (credential.kind === 'identity') return this.#refresh(realm, { service, scope: scopes.join(' ') }, credential.token, scope)
     const url = new URL(realm)
     if (service !== '') url.searchParams.set('service', service)
     for (const part of scopes) url.searchParams.append('scope', part)
@@ -119,6 +124,25 @@ export class Authorizer {
       return this.#post(realm, form, scope)
     }
     return this.#readToken(response, realm, scope)
+  }
+
+  /** Exchanges a refresh token. A service may replace it with every use; the one that was given first is what is tried last. */
+  async #refresh(realm: URL, form: Readonly<Record<string, string>>, given: string, scope: AuthScope): Promise<Token> {
+    const key = `${realm.origin}${realm.pathname} ${fingerprint(scope.credential)}`
+    const exchange = async (token: string): Promise<Token> => {
+      const got = await this.#post(realm, { ...form, client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: token }, scope)
+      if (got.refreshToken !== undefined && got.refreshToken !== token) keep(this.#refreshTokens, key, got.refreshToken)
+      return got
+    }
+    const newer = this.#refreshTokens.get(key)
+    if (newer === undefined) return exchange(given)
+    try {
+      return await exchange(newer)
+    } catch (error) {
+      if (!(error instanceof HostFailure) || (error.kind !== 'unauthenticated' && error.kind !== 'denied')) throw error
+      this.#refreshTokens.delete(key)
+      return exchange(given)
+    }
   }
 
   async #post(realm: URL, form: Readonly<Record<string, string>>, scope: AuthScope): Promise<Token> {
@@ -141,7 +165,7 @@ export class Authorizer {
     const status = response.statusCode ?? 0
     if (status < 200 || status > 299) {
       await discardBody(response)
-      throw refused(status, realm, scope)
+      throw refused(response, realm, scope)
     }
     let body: unknown
     try {
@@ -149,20 +173,31 @@ export class Authorizer {
     } catch (error) {
       throw error instanceof SyntaxError ? atService(realm, new HostFailure('server', 'its answer is not JSON')) : atService(realm, failureOfError(error, scope.host))
     }
-    const { token, access_token: access, expires_in: expires } = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
+    const { token, access_token: access, expires_in: expires, refresh_token: refresh } = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
     const value = typeof token === 'string' && token !== '' ? token : access
     if (typeof value !== 'string' || value === '' || /[^\x21-\x7e]/.test(value)) throw atService(realm, new HostFailure('server', 'its answer has no token'))
     const lifetimeMs = Math.max(typeof expires === 'number' && expires > 0 ? expires * 1000 : 0, defaultLifetimeMs)
     // A token is not used in its last tenth, nor in its last ten seconds: it has to live until the request arrives.
-    return { value: `Bearer ${value}`, expiresAtMs: Date.now() + lifetimeMs - Math.max(lifetimeMs / 10, 10_000) }
+    return {
+      value: `Bearer ${value}`, expiresAtMs: Date.now() + lifetimeMs - Math.max(lifetimeMs / 10, 10_000),
+      ...(typeof refresh === 'string' && refresh !== '' ? { refreshToken: refresh } : {}),
+    }
   }
+}
 
-  #keep(key: string, token: Token): void {
-    this.#tokens.delete(key)
-    this.#tokens.set(key, token)
-    const oldest = this.#tokens.keys().next().value
-    if (this.#tokens.size > maxTokens && oldest !== undefined) this.#tokens.delete(oldest)
-  }
+function keep<T>(tokens: Map<string, T>, key: string, token: T): void {
+  tokens.delete(key)
+  tokens.set(key, token)
+  const oldest = tokens.keys().next().value
+  if (tokens.size > maxTokens && oldest !== undefined) tokens.delete(oldest)
+}
+
+/** What a 401 means after its challenge was met. */
+export function stillUnauthorized(scope: AuthScope): HostFailure {
+  scope.refused?.()
+  return scope.credential.kind === 'none'
+    ? new HostFailure('unauthenticated', withProblem('401 unauthorized: the image does not exist or needs credentials, and none are given', scope.credential))
+    : new HostFailure('denied', '401 unauthorized: the image does not exist or the credentials do not allow to pull it')
 }
 
 function keyOf(scope: AuthScope): string {
@@ -183,18 +218,22 @@ function realmOf(challenge: Challenge, scope: AuthScope): URL {
   url.password = ''
   // What hosts.toml adds as headers is sent there too, as containerd does: it often is the credential.
   const secret = scope.credential.kind !== 'none' || Object.keys(scope.host.headers).some((name) => /auth|token|key|cookie/i.test(name))
-  if (secret && url.protocol === 'http:' && scope.host.protocol === 'https') {
+  // A registry that is spoken to in plain HTTP may have its tokens from the same machine in the same way, not from elsewhere.
+  if (secret && url.protocol === 'http:' && (scope.host.protocol === 'https' || hostName(url.host) !== hostName(scope.host.host))) {
     throw new HostFailure('server', `its token service ${url.host} is plain HTTP: credentials are not sent there`)
   }
   return url
 }
 
-function refused(status: number, realm: URL, scope: AuthScope): HostFailure {
+function refused(response: IncomingMessage, realm: URL, scope: AuthScope): HostFailure {
+  const status = response.statusCode ?? 0
   if (status === 401 || status === 403 || (status === 400 && scope.credential.kind !== 'none')) {
+    scope.refused?.()
     const text = scope.credential.kind === 'none' ? 'gives no token without credentials' : 'refused the credentials'
-    return atService(realm, new HostFailure(status === 403 ? 'denied' : 'unauthenticated', `${text} (${status})`))
+    return atService(realm, new HostFailure(status === 403 ? 'denied' : 'unauthenticated', withProblem(`${text} (${status})`, scope.credential)))
   }
-  return atService(realm, new HostFailure(status === 429 ? 'limited' : 'server', `answered ${status}`, { transient: status === 429 || status >= 500 }))
+  const wait = retryAfter(response.headers)
+  return atService(realm, new HostFailure(status === 429 ? 'limited' : 'server', `answered ${status}`, { transient: status === 429 || status >= 500, ...(wait === undefined ? {} : { retryAfterMs: wait }) }))
 }
 
 function atService(realm: URL, failure: HostFailure): HostFailure {

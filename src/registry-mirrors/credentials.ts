@@ -1,6 +1,11 @@
 import { createHash } from 'node:crypto'
 import type { AuthConfig } from '../generated/cri.ts'
-import { invalidArgument } from '../errors/cri-error.ts'
+import { abortable } from '../concurrency/keyed-mutex.ts'
+import { invalidArgument, messageOf } from '../errors/cri-error.ts'
+import { CredentialHelpers, HelperError } from './credential-helper.ts'
+import { type DockerConfig, dockerAuthFor, dockerHelperFor, parseDockerConfig, sameHost } from './docker-config.ts'
+import { FileCache } from './file-cache.ts'
+import { hostName, portOf } from './host-url.ts'
 import { canonicalRegistry } from './image-ref.ts'
 import type { RegistryHost } from './registry-host.ts'
 import type { AuthSettings, RegistrySettings } from './settings.ts'
@@ -9,25 +14,136 @@ import type { AuthSettings, RegistrySettings } from './settings.ts'
 export type PullAuth = Partial<AuthConfig> | null | undefined
 
 export type Credential =
-  | { readonly kind: 'none' }
+  /** `problem`: why there is none although one was meant to be; for the error when the host wants one. */
+  | { readonly kind: 'none'; readonly problem?: string }
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
   /** A refresh token, to be exchanged at the token service. */
   | { readonly kind: 'identity'; readonly token: string }
   /** A bearer token for the registry itself. */
   | { readonly kind: 'registry'; readonly token: string }
 
+/** The image whose content is asked for. */
+export interface CredentialImage {
+  readonly registry: string
+  readonly repository: string
+}
+
+export interface CredentialsOptions {
+  readonly settings: RegistrySettings
+  /** The environment of credential helpers. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Told why a configured credential cannot be had. */
+  readonly warn?: (warning: string) => void
+  readonly helperTimeoutMs?: number
+}
+
+/** A place where a credential for a host is configured. `source` is for people: it names the setting or file, never the credential. */
+export type Candidate =
+  | { readonly kind: 'known'; readonly source: string; readonly credential: Credential }
+  | { readonly kind: 'helper'; readonly source: string; readonly helper: string }
+  | { readonly kind: 'problem'; readonly source: string; readonly problem: string }
+
 const none: Credential = { kind: 'none' }
 
 /**
- * The credential for one host. The pull secret goes to the image's own registry, or to the host that its `server_address` names, and to
- * no other: mirrors have theirs in registry.configs or registry.auths. Throws INVALID_ARGUMENT for a secret that cannot be read.
+ * Which credential goes to which host. The pod's pull secret goes to the registry that the image is named after (or that the secret's
+ * `server_address` names) and to hosts for which `pull_secrets_of` says so. Every other host gets what is configured for it by name, or nothing.
  */
-export function credentialFor(host: RegistryHost, auth: PullAuth, settings: RegistrySettings): Credential {
-  if (auth !== null && auth !== undefined && belongs(auth, host)) {
-    const credential = ofPullAuth(auth)
-    if (credential.kind !== 'none') return credential
+export class Credentials {
+  readonly #options: CredentialsOptions
+  readonly #helpers: CredentialHelpers
+  readonly #files = new FileCache<DockerConfig>(parseDockerConfig)
+
+  constructor(options: CredentialsOptions) {
+    this.#options = options
+    const { settings, env, helperTimeoutMs } = options
+    this.#helpers = new CredentialHelpers({ env, directory: settings.credentialHelperDir ?? '', ...(helperTimeoutMs === undefined ? {} : { timeoutMs: helperTimeoutMs }) })
   }
-  return configured(host, settings)
+
+  /** The credential for one host. Rejects with INVALID_ARGUMENT for a pull secret that cannot be read, or with the signal's reason. */
+  async of(host: RegistryHost, image: CredentialImage, auth: PullAuth, signal?: AbortSignal): Promise<Credential> {
+    const secret = auth === null || auth === undefined ? none : ofPullAuth(auth)
+    if (auth !== null && auth !== undefined && secret.kind !== 'none' && this.#takes(host, image, auth)) return secret
+    let problem: string | undefined
+    for (const candidate of await this.candidates(host, image)) {
+      const found = await this.#fetch(candidate, host, signal)
+      if (found.kind !== 'none') return found
+      if (found.problem === undefined) continue
+      problem ??= found.problem
+      this.#options.warn?.(`${candidate.source}: ${found.problem}`)
+    }
+    if (problem === undefined && secret.kind !== 'none') problem = notSent(host, image, auth)
+    return problem === undefined ? none : { kind: 'none', problem }
+  }
+
+  /** The credential that `of` gave for a host was refused: a helper may know a newer one. */
+  async refused(host: RegistryHost, image: CredentialImage): Promise<void> {
+    for (const candidate of await this.candidates(host, image)) {
+      if (candidate.kind === 'helper') this.#helpers.forget(candidate.helper, serverOf(host))
+    }
+  }
+
+  /** Whether a pull secret without an address of its own goes to this host: as the image's registry, or because the settings say so. */
+  takesPullSecret(host: RegistryHost, image: CredentialImage): boolean {
+    return this.#takes(host, image, {})
+  }
+
+  /** What is configured for a host, in the order in which it is tried. Runs no helper. */
+  async candidates(host: RegistryHost, { repository }: CredentialImage): Promise<Candidate[]> {
+    const { settings } = this.#options
+    const found: Candidate[] = []
+    for (const [name, entry] of ownEntries(settings, host)) {
+      const source = `registry.credentials."${name}"`
+      addStatic(found, entry, source)
+      if ((entry.helper ?? '') !== '') found.push({ kind: 'helper', source: `${source}.helper`, helper: entry.helper ?? '' })
+      if ((entry.configFile ?? '') !== '') await this.#addFile(found, entry.configFile ?? '', host, repository)
+    }
+    for (const [endpoint, entry] of Object.entries(settings.auths)) if (sameHost(endpoint, host.host)) addStatic(found, entry, `registry.auths."${plain(endpoint)}"`)
+    for (const [name, { auth }] of Object.entries(settings.configs)) if (auth !== undefined && sameHost(name, host.host)) addStatic(found, auth, `registry.configs."${plain(name)}".auth`)
+    return found
+  }
+
+  async #addFile(found: Candidate[], file: string, host: RegistryHost, repository: string): Promise<void> {
+    let config: DockerConfig | undefined
+    try {
+      config = await this.#files.get(file)
+    } catch (error) {
+      found.push({ kind: 'problem', source: file, problem: messageOf(error).includes(file) ? messageOf(error) : `${file} cannot be read: ${messageOf(error)}` })
+      return
+    }
+    if (config === undefined) {
+      found.push({ kind: 'problem', source: file, problem: `${file} does not exist` })
+      return
+    }
+    // As Docker: a helper for this very host, what is in the file, the helper for all others.
+    const helper = dockerHelperFor(config, host.host)
+    if (helper !== undefined) found.push({ kind: 'helper', source: `${file} (credHelpers)`, helper })
+    const entry = dockerAuthFor(config, host.host, repository)
+    if (entry !== undefined) {
+      addStatic(found, entry.auth, `${file} (auths."${plain(entry.key)}")`)
+      if (entry.auth.registryToken !== '') found.push({ kind: 'known', source: `${file} (auths."${plain(entry.key)}")`, credential: { kind: 'registry', token: entry.auth.registryToken } })
+    }
+    if (helper === undefined && config.credsStore !== '') found.push({ kind: 'helper', source: `${file} (credsStore)`, helper: config.credsStore })
+  }
+
+  async #fetch(candidate: Candidate, host: RegistryHost, signal: AbortSignal | undefined): Promise<Credential> {
+    if (candidate.kind === 'known') return candidate.credential
+    if (candidate.kind === 'problem') return { kind: 'none', problem: candidate.problem }
+    try {
+      const answer = await abortable(this.#helpers.get(candidate.helper, serverOf(host)), signal)
+      return answer === undefined ? none : withName(answer.username, answer.secret)
+    } catch (error) {
+      if (error instanceof HelperError) return { kind: 'none', problem: error.message }
+      throw error
+    }
+  }
+
+  #takes(host: RegistryHost, image: CredentialImage, auth: Partial<AuthConfig>): boolean {
+    const address = auth.server_address ?? ''
+    if (address === '' ? host.ownRegistry : sameHost(address, host.host)) return true
+    const owner = address === '' ? image.registry : address
+    return ownEntries(this.#options.settings, host).some(([, entry]) => (entry.pullSecretsOf ?? []).some((registry) => registry === '*' || sameHost(owner, canonicalRegistry(registry.toLowerCase()))))
+  }
 }
 
 /** Tells credentials apart without keeping them: tokens are cached under it, so that no pod profits from another one's secret. */
@@ -35,39 +151,71 @@ export function fingerprint(credential: Credential): string {
   return credential.kind === 'none' ? 'none' : createHash('sha256').update(JSON.stringify(credential)).digest('base64url')
 }
 
-function belongs(auth: Partial<AuthConfig>, host: RegistryHost): boolean {
-  const address = auth.server_address ?? ''
-  return address === '' ? host.ownRegistry : sameHost(address, host.host)
+/** What a text says in front of the reason why a host got no credential. */
+export function withProblem(text: string, credential: Credential): string {
+  return credential.kind === 'none' && credential.problem !== undefined ? `${text}: ${credential.problem}` : text
+}
+
+/** The settings for a host: its own name, then the longest pattern, then `*`. */
+function ownEntries(settings: RegistrySettings, host: RegistryHost): [string, NonNullable<RegistrySettings['credentials']>[string]][] {
+  const rank = (name: string): number => (name.startsWith('*') ? name.length : Number.POSITIVE_INFINITY)
+  return Object.entries(settings.credentials ?? {})
+    .filter(([name]) => (name.startsWith('*') ? (portOf(name) === undefined ? hostName(host.host) : host.host).endsWith(name.slice(1).toLowerCase()) : sameHost(name, host.host)))
+    .sort(([a], [b]) => rank(b) - rank(a))
+}
+
+function notSent(host: RegistryHost, image: CredentialImage, auth: PullAuth): string {
+  const address = auth?.server_address ?? ''
+  if (host.ownRegistry) return `the pull secret is for ${plain(address)} (its server_address)`
+  const owner = address === '' ? image.registry : plain(address)
+  return `the pull secret is for ${owner} alone; give ${host.host} its own, or pull_secrets_of`
+}
+
+function addStatic(found: Candidate[], auth: AuthSettings, source: string): void {
+  const { username = '', password = '', identityToken = '', auth: encoded = '' } = auth
+  // A name of none: what docker login writes beside an identity token.
+  if (identityToken !== '' && (username === '' || username === tokenName)) found.push({ kind: 'known', source, credential: { kind: 'identity', token: identityToken } })
+  else if (username !== '') found.push({ kind: 'known', source, credential: withName(username, password) })
+  else if (encoded !== '') {
+    const credential = decode(encoded)
+    found.push(credential === undefined ? { kind: 'problem', source, problem: `${source}: auth is not base64 of username:password` } : { kind: 'known', source, credential })
+  }
 }
 
 function ofPullAuth(auth: Partial<AuthConfig>): Credential {
   const { username = '', password = '', auth: encoded = '', identity_token: identity = '', registry_token: registry = '' } = auth
-  if (username !== '') return { kind: 'password', username, password }
+  if (username !== '' && (username !== tokenName || identity === '')) return withName(username, password)
   if (identity !== '') return { kind: 'identity', token: identity }
-  if (encoded !== '') return decode(encoded, 'the auth field of the pull secret')
-  return registry === '' ? none : { kind: 'registry', token: registry }
+  if (encoded !== '') {
+    const credential = decode(encoded)
+    if (credential === undefined) throw invalidArgument('the auth field of the pull secret is not base64 of username:password')
+    return credential
+  }
+  if (registry === '') return none
+  if (/[^\x21-\x7e]/.test(registry)) throw invalidArgument('the registry token of the pull secret has characters that no token has')
+  return { kind: 'registry', token: registry }
 }
 
-function configured(host: RegistryHost, settings: RegistrySettings): Credential {
-  const auths = Object.entries(settings.auths).find(([endpoint]) => sameHost(endpoint, host.host))
-  const configs = Object.entries(settings.configs).find(([name, config]) => config.auth !== undefined && sameHost(name, host.host))
-  const found: AuthSettings | undefined = auths?.[1] ?? configs?.[1].auth
-  if (found === undefined) return none
-  const { username = '', password = '', identityToken = '', auth: encoded = '' } = found
-  if (username !== '') return { kind: 'password', username, password }
-  if (identityToken !== '') return { kind: 'identity', token: identityToken }
-  return encoded === '' ? none : decode(encoded, `auth of ${host.host} in the registry settings`)
+/** The user name that stands for "the secret is an identity token" (docker-credential-helpers). */
+const tokenName = '<token>'
+
+function withName(username: string, secret: string): Credential {
+  return username === tokenName || username === '' ? { kind: 'identity', token: secret } : { kind: 'password', username, password: secret }
 }
 
-function decode(encoded: string, what: string): Credential {
-  const plain = Buffer.from(encoded, 'base64').toString('utf8').replace(/\0+$/, '')
-  const colon = plain.indexOf(':')
-  if (colon < 1 || !/^[A-Za-z0-9+/_-]+=*\s*$/.test(encoded)) throw invalidArgument(`${what} is not base64 of username:password`)
-  return { kind: 'password', username: plain.slice(0, colon), password: plain.slice(colon + 1) }
+function decode(encoded: string): Credential | undefined {
+  const text = Buffer.from(encoded, 'base64').toString('utf8').replace(/\0+$/, '')
+  const colon = text.indexOf(':')
+  if (colon < 0 || text.length < 2 || !/^[A-Za-z0-9+/_-]+=*\s*$/.test(encoded)) return undefined
+  return withName(text.slice(0, colon), text.slice(colon + 1))
 }
 
-/** `https://index.docker.io/v1/`, `registry.example:5000` or `//registry.example`: only the host counts. */
-function sameHost(written: string, host: string): boolean {
-  const name = written.toLowerCase().replace(/^(?:[a-z][a-z0-9+.-]*:)?\/\//, '').replace(/[/?#].*$/s, '').replace(/^.*@/s, '')
-  return canonicalRegistry(name) === canonicalRegistry(host)
+/** What helpers know a host by. Docker Hub has a name of its own there. */
+function serverOf(host: RegistryHost): string {
+  return canonicalRegistry(host.host) === 'docker.io' ? 'https://index.docker.io/v1/' : host.host
+}
+
+/** A key of a configuration, without what somebody may have put into it. */
+function plain(key: string): string {
+  return key.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/s, '')
 }

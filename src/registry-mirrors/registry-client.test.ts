@@ -286,7 +286,7 @@ test('the pull secret goes to the image’s own registry only', async () => {
   assert.equal((await t.client({ mirrors }).resolve(ownRef, { username: 'mirror', password: 'hunter2', server_address: mirror.url }, ctx)).host, mirror.host, 'server_address names whose it is')
 
   const direct = t.client()
-  await failure(direct.resolve(ownRef, { ...auth, server_address: 'https://other.example' }, ctx), Code.UNAUTHENTICATED, /needs a user name and password, and none is given \(check the imagePullSecrets/)
+  await failure(direct.resolve(ownRef, { ...auth, server_address: 'https://other.example' }, ctx), Code.UNAUTHENTICATED, /needs a user name and password, and none is given: the pull secret is for https:\/\/other\.example \(its server_address\) \(check the imagePullSecrets/)
   await failure(direct.resolve(ownRef, null, ctx), Code.UNAUTHENTICATED, /none is given/)
   await failure(direct.resolve(ownRef, { username: 'user', password: 'wrong' }, ctx), Code.PERMISSION_DENIED, /do not allow to pull/)
   await failure(direct.resolve(ownRef, { auth: 'hunter2' }, ctx), Code.INVALID_ARGUMENT, /not base64 of username:password/)

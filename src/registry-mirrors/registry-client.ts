@@ -4,10 +4,10 @@ import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Logger } from '../observability/logger.ts'
-import { Authorizer } from './authorizer.ts'
+import { Authorizer, type AuthScope, stillUnauthorized } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
-import { type Credential, credentialFor, type PullAuth } from './credentials.ts'
+import { Credentials, type PullAuth } from './credentials.ts'
 import { digestOf, digestProblem, matchesDigest } from './digest.ts'
 import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
@@ -100,6 +100,7 @@ export class RegistryClient {
   readonly #options: RegistryClientOptions
   readonly #transport: Transport
   readonly #authorizer: Authorizer
+  readonly #credentials: Credentials
   readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes.toString('utf8'), file))
   readonly #warned = new Set<string>()
   readonly #stallTimeoutMs: number
@@ -118,6 +119,7 @@ export class RegistryClient {
     this.#health = new HostHealth(options.health)
     this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.hostStates())
     this.#authorizer = new Authorizer(this.#transport, this.#stallTimeoutMs)
+    this.#credentials = new Credentials({ settings: options, env: options.env ?? process.env, warn: (warning) => this.#warnOnce(warning) })
   }
 
   /** The hosts that a registry's images are asked from, in order, with everything known about each. */
@@ -292,8 +294,8 @@ export class RegistryClient {
   /** Any answer, after the registry's challenge was met. */
   async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
     const { signal, log, ref } = plan
-    const credential: Credential = credentialFor(host, plan.auth, this.#options)
-    const scope = { host, repository: ref.repository, credential, signal, log }
+    const credential = await this.#credentials.of(host, ref, plan.auth, signal)
+    const scope: AuthScope = { host, repository: ref.repository, credential, refused: () => void this.#credentials.refused(host, ref), signal, log }
     const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
     if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
     const first = this.#authorizer.known(scope)
@@ -301,11 +303,11 @@ export class RegistryClient {
     if (response.statusCode !== 401 || redirected) return response
     await discardBody(response)
     const second = await this.#authorizer.answer(response, first, scope)
-    if (second === first) throw stillUnauthorized(credential)
+    if (second === first) throw stillUnauthorized(scope)
     const answer = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
     if (answer.response.statusCode !== 401 || answer.redirected) return answer.response
     await discardBody(answer.response)
-    throw stillUnauthorized(credential)
+    throw stillUnauthorized(scope)
   }
 
   /** Asks the hosts in order until one serves. Hosts in front of others get one chance, the last one some more. */
@@ -405,12 +407,6 @@ function checkDescriptor(descriptor: Descriptor): void {
 function schema1(ref: ImageRef): CriError {
   const text = `${ref.toString()} is in Docker's old image format (manifest schema 1), which is not supported: rebuild or push it again with a current tool`
   return new CriError(Code.FAILED_PRECONDITION, text, { reason: 'SCHEMA1' })
-}
-
-function stillUnauthorized(credential: Credential): HostFailure {
-  return credential.kind === 'none'
-    ? new HostFailure('unauthenticated', '401 unauthorized: the image does not exist or needs credentials, and none are given')
-    : new HostFailure('denied', '401 unauthorized: the image does not exist or the credentials do not allow to pull it')
 }
 
 /** The first error of a registry's JSON (OCI distribution specification, "Error Codes"). */

@@ -1,4 +1,4 @@
-import type { RegistryAuth, RegistrySettings as ConfiguredRegistries, RegistryTls } from '../config/settings.ts'
+import type { HostCredentials, RegistryAuth, RegistrySettings as ConfiguredRegistries, RegistryTls } from '../config/settings.ts'
 
 export type AuthSettings = Partial<RegistryAuth>
 export type TlsSettings = Partial<RegistryTls>
@@ -10,6 +10,10 @@ export type TlsSettings = Partial<RegistryTls>
 export interface RegistrySettings extends Pick<ConfiguredRegistries, 'configPath' | 'headers' | 'mirrors'> {
   readonly configs: Readonly<Record<string, { readonly auth?: AuthSettings; readonly tls?: TlsSettings }>>
   readonly auths: Readonly<Record<string, AuthSettings>>
+  /** By host with its port, `*.example.com` or `*`. */
+  readonly credentials?: Readonly<Record<string, Partial<HostCredentials>>>
+  /** Empty: helpers are looked for in PATH. */
+  readonly credentialHelperDir?: string
 }
 
 /** Nothing configured: every registry is spoken to directly. */
