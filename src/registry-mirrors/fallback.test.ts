@@ -236,6 +236,10 @@ test('nothing of a signed URL, a credential or a token gets into an error or a l
   assert.ok(!opaque.message.includes('hunter2'))
 })
 
+test('a registry whose name is no host name is told so', async () => {
+  await failure(t.client().resolve(parseImageRef('1900.b.1/x'), null, ctx), Code.FAILED_PRECONDITION, /1900\.b\.1: it is not a host name/)
+})
+
 test('figures are kept for hosts as configured, never for a redirect’s target', async () => {
   const [mirror, good, bucket] = [await t.registry(), await t.registry(), await t.registry()]
   const metrics = new Registry()

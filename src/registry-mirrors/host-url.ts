@@ -12,6 +12,8 @@ export interface HostAddress {
   readonly hasCredentials: boolean
 }
 
+const hostPattern = /^(?:[\p{L}\p{N}](?:[\p{L}\p{N}._-]*[\p{L}\p{N}])?\.?|\[[0-9a-f:.]+\])(?::\d{1,5})?$/u
+
 /** Reads `https://host:port/path`, or the same without a scheme. A string says what is wrong. */
 export function parseHostUrl(text: string): HostAddress | string {
   const written = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(text)?.[1]?.toLowerCase()
@@ -27,6 +29,8 @@ export function parseHostUrl(text: string): HostAddress | string {
   const authority = /^(?:[^/]*:\/\/)?([^/?#]*)/.exec(text)?.[1] ?? ''
   // Not url.host, which drops a port that is the scheme's default: images are named with the port as written.
   const host = authority.slice(authority.lastIndexOf('@') + 1).toLowerCase()
+  // URL forgives what others would not: backslashes, line breaks, slashes without end.
+  if (!hostPattern.test(host)) return 'it is not a URL such as https://mirror.example'
   return { protocol: written ?? defaultProtocol(host), host, path, hasCredentials: authority.includes('@') }
 }
 

@@ -80,6 +80,11 @@ test('a broken file names file, line and remedy', () => {
     ['[host."https://a".header]\n"x y" = "1"', 2, /not a header name/],
     ['[[host]]\nurl = "x"', 1, /written \[host\."https/],
     ['[host]\n"https://a" = true', 2, /not a table/],
+    [`${'a.'.repeat(5000)}b = 1`, 1, /nested too deep/],
+    [`server = "https://x"\n[${'a.'.repeat(5000)}b]`, 2, /nested too deep/],
+    [`# ${'x'.repeat(300_000)}`, 1, /is this the right file/],
+    ['server = "https://good\\\\evil"', 1, /not a URL/],
+    ['[host."https:///mirror.example"]', 1, /not a URL|no host name/],
     ['[host."https://"]', 1, /not a URL|no host name/],
   ]
   for (const [text, line, why] of cases) {
@@ -92,6 +97,24 @@ test('a broken file names file, line and remedy', () => {
       return true
     })
   }
+})
+
+test('bytes: a byte order mark is nothing, what is not UTF-8 is an error with its line', () => {
+  assert.equal(parseHostsFile(Buffer.from('\ufeffserver = "https://a"\r\n'), file).server?.address.host, 'a')
+  assert.throws(() => parseHostsFile(Buffer.from('server = "https://a"\n# caf\xe9\n', 'latin1'), file), (error) => error instanceof CriError && error.message.startsWith(`${file}:2: a character is not UTF-8`))
+})
+
+test('IPv6 hosts, with and without a port and a scheme', () => {
+  const { hosts } = parseHostsFile('[host."https://[FD00::1]:5000"]\n[host."[fd00::2]"]\n[host."http://[fd00::3]/v2/x"]\n[host."[::1]:5000"]', file)
+  assert.deepEqual(hosts.map(({ address }) => [address.protocol, address.host, address.path]), [
+    ['https', '[fd00::1]:5000', ''], ['https', '[fd00::2]', ''], ['http', '[fd00::3]', '/v2/x'], ['https-or-http', '[::1]:5000', ''],
+  ])
+})
+
+test('what the root says about a server that is not named is warned about', () => {
+  const { warnings } = parseHostsFile('capabilities = ["pull"]\noverride_path = true\nca = "x"\n[host."https://a/x?y=1"]\n', file)
+  assert.deepEqual(warnings.map((warning) => /:(\d+): (\S+) /.exec(warning)?.slice(1)), [['4', 'host'], ['1', 'capabilities'], ['2', 'override_path']])
+  assert.match(warnings.join(), /what follows \? or #/)
 })
 
 test('what is odd but usable is warned about, with its line', () => {

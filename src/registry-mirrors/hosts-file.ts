@@ -1,9 +1,10 @@
+import { isUtf8 } from 'node:buffer'
 import path from 'node:path'
 import { parse, TomlDate, TomlError } from 'smol-toml'
 import { nearestWord } from '../config/edit-distance.ts'
 import { parseGoDuration } from '../config/go-duration.ts'
 import { type Position, scanTomlPositions, type TomlPositions } from '../config/toml-positions.ts'
-import { CriError, Code } from '../errors/cri-error.ts'
+import { CriError, Code, messageOf } from '../errors/cri-error.ts'
 import { type HostAddress, parseHostUrl } from './host-url.ts'
 import { type Capability, type Headers, type HostTls, allCapabilities } from './registry-host.ts'
 
@@ -43,17 +44,47 @@ const notRegistries = new Set(['docker.io', 'www.docker.io', 'hub.docker.com', '
 
 type Table = Readonly<Record<string, unknown>>
 
-/** Reads the text of a hosts.toml. Throws FAILED_PRECONDITION naming file, line and remedy. */
-export function parseHostsFile(text: string, file: string): HostsFile {
+/** Nobody writes more by hand, and positions are looked for in all of it. */
+const maxFileBytes = 256 * 1024
+const maxDepth = 16
+
+/** Reads a hosts.toml. Throws FAILED_PRECONDITION naming file, line and remedy, and nothing else. */
+export function parseHostsFile(content: string | Buffer, file: string): HostsFile {
+  const bytes = typeof content === 'string' ? Buffer.from(content) : content
+  if (bytes.length > maxFileBytes) throw brokenFile(file, 1, `it has ${bytes.length} bytes, more than ${maxFileBytes}: is this the right file?`)
+  // Editors on other systems begin a file with a byte order mark.
+  const text = (typeof content === 'string' ? content : decode(content, file)).replace(/^\ufeff/, '')
   let root: Table
   try {
     root = parse(text)
   } catch (error) {
-    if (!(error instanceof TomlError)) throw error
-    const what = (error.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
-    throw brokenFile(file, error.line, `not valid TOML: ${what}`)
+    const what = (messageOf(error).split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
+    throw brokenFile(file, error instanceof TomlError ? error.line : 1, `not valid TOML: ${clip(what)}`)
   }
+  if (isDeep(root, maxDepth)) throw brokenFile(file, deepLine(text), 'tables are nested too deep: hosts are written [host."https://mirror.example"]')
   return new Reader(file, scanTomlPositions(text)).read(root)
+}
+
+function decode(bytes: Buffer, file: string): string {
+  if (isUtf8(bytes)) return bytes.toString('utf8')
+  const before = bytes.toString('latin1').split('\n')
+  let offset = 0
+  const line = before.findIndex((text) => {
+    const part = bytes.subarray(offset, offset + text.length)
+    offset += text.length + 1
+    return !isUtf8(part)
+  })
+  throw brokenFile(file, line + 1, 'a character is not UTF-8: save the file in UTF-8')
+}
+
+function isDeep(value: unknown, left: number): boolean {
+  if (typeof value !== 'object' || value === null || value instanceof TomlDate) return false
+  return left === 0 || Object.values(value).some((item) => isDeep(item, left - 1))
+}
+
+/** The first line that could have that many keys or brackets. */
+function deepLine(text: string): number {
+  return Math.max(1, text.split('\n').findIndex((line) => (line.match(/[.[{]/g)?.length ?? 0) >= maxDepth) + 1)
 }
 
 /** The error for a host configuration that cannot be used. It concerns the pulls of that registry alone. */
@@ -77,7 +108,15 @@ class Reader {
     const settings = this.#settings(root, [])
     const hosts = this.#hostNames(root).map(([name, table]) => this.#host(name, table))
     const server = this.#server(root, settings)
+    if (server === undefined) this.#warnOfServerKeys(root)
     return { file: this.#file, hosts, root: settings, warnings: this.#warnings, ...(server === undefined ? {} : { server }) }
+  }
+
+  /** As in containerd, these say nothing about the registry itself when the file does not name it. */
+  #warnOfServerKeys(root: Table): void {
+    for (const key of ['capabilities', 'override_path']) {
+      if (root[key] !== undefined) this.#warn([key], `${key} is not used: there is no server = "https://…" that it could be about; for a mirror it belongs below its [host."…"] line`)
+    }
   }
 
   /** The hosts in the order in which the file first names them. */
@@ -118,6 +157,7 @@ class Reader {
     const address = parseHostUrl(text)
     if (typeof address === 'string') throw this.#bad(at, `${what}: ${address}`)
     if (address.hasCredentials) this.#warn(at, `${what}: the user name and password in the URL are not used; put them under registry.configs."${address.host}".auth`)
+    if (/[?#]/.test(text)) this.#warn(at, `${what}: what follows ? or # in the URL is not used`)
     if (!notRegistries.has(address.host)) return address
     this.#warn(at, `${what} serves no registry API; registry-1.docker.io is used instead: write https://registry-1.docker.io`)
     return { ...address, host: 'registry-1.docker.io' }
@@ -179,9 +219,9 @@ class Reader {
       Object.entries(table).map(([name, item]) => {
         const here = [...at, name]
         if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) throw this.#bad(here, `"${clip(name)}" is not a header name`)
-        const values = typeof item === 'string' ? [item] : this.#strings(item, here, `header "${name}" must be a string or an array of strings`)
+        const values = typeof item === 'string' ? [item] : this.#strings(item, here, `header "${clip(name)}" must be a string or an array of strings`)
         // The value is not shown: headers carry credentials.
-        if (values.some((text) => /[^\t\x20-\x7e\x80-\xff]/.test(text))) throw this.#bad(here, `header "${name}" has a character that headers must not have`)
+        if (values.some((text) => /[^\t\x20-\x7e\x80-\xff]/.test(text))) throw this.#bad(here, `header "${clip(name)}" has a character that headers must not have`)
         return [name, values]
       }),
     )

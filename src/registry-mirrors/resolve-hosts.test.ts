@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
@@ -145,6 +145,28 @@ test('a file is parsed once and again when it changes; a broken one fails its re
   assert.equal((await hostsOf('reg.example', { configPath }))[0]?.host, 'mended')
   await rm(path.dirname(file), { recursive: true })
   assert.deepEqual(shown(await hostsOf('reg.example', { configPath })), ['https reg.example/v2 own'])
+})
+
+test('a file that is replaced counts, though its time or its size is the old one', async () => {
+  const configPath = [path.join(root, 'same')]
+  const file = await put('same/reg.example/hosts.toml', '[host."https://one"]')
+  await utimes(file, 1000, 1000)
+  assert.equal((await hostsOf('reg.example', { configPath }))[0]?.host, 'one')
+  // As configuration management does it: another file of the same size and time takes its place.
+  const other = await put('same/reg.example/.hosts.toml.new', '[host."https://two"]')
+  await utimes(other, 1000, 1000)
+  await rename(other, file)
+  assert.equal((await hostsOf('reg.example', { configPath }))[0]?.host, 'two')
+  await writeFile(file, '[host."https://three"]')
+  await utimes(file, 1000, 1000)
+  assert.equal((await hostsOf('reg.example', { configPath }))[0]?.host, 'three')
+})
+
+test('a hosts.toml that cannot be read fails its registry, by name', async () => {
+  const configPath = [path.join(root, 'unreadable')]
+  const dir = path.join(root, 'unreadable/reg.example/hosts.toml')
+  await mkdir(dir, { recursive: true })
+  await assert.rejects(hostsOf('reg.example', { configPath }), (error) => error instanceof CriError && error.code === Code.FAILED_PRECONDITION && error.message.startsWith(`${dir}: cannot be read`))
 })
 
 test('something that is no directory is named', async () => {

@@ -9,7 +9,7 @@ import type { RegistrySettings, TlsSettings } from './settings.ts'
 
 export interface ResolveHostsOptions {
   readonly settings: RegistrySettings
-  /** Keeps hosts.toml files that were read: `new FileCache((bytes, file) => parseHostsFile(bytes.toString('utf8'), file))`. */
+  /** Keeps hosts.toml files that were read: `new FileCache((bytes, file) => parseHostsFile(bytes, file))`. */
   readonly files: FileCache<HostsFile>
   /** Told what is odd in the configuration, each line with its place. */
   readonly warn?: (warning: string) => void
