@@ -101,7 +101,7 @@ export class RegistryClient {
   readonly #transport: Transport
   readonly #authorizer: Authorizer
   readonly #credentials: Credentials
-  readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes.toString('utf8'), file))
+  readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes, file))
   readonly #warned = new Set<string>()
   readonly #stallTimeoutMs: number
   readonly #retryDelayMs: number
