@@ -2,6 +2,8 @@ import { CriError, messageOf } from '../errors/cri-error.ts'
 import { causesOf } from '../server/status.ts'
 import { type Command, ExitCode, type Output, UsageError, parseArguments, suggestion } from './command.ts'
 import { configCheck, configDefault, configShow } from './commands/config.ts'
+import { mirrorsExplain } from './commands/mirrors.ts'
+import { mirrorsMigrate } from './commands/mirrors-migrate.ts'
 import { serveCommand } from './commands/serve.ts'
 import { version } from './commands/version.ts'
 import { warmUpCommand } from './commands/warm-up.ts'
@@ -10,7 +12,7 @@ import type { Compose } from './run-service.ts'
 
 /** Every command. `loadCompose` brings the composition root for `serve`. */
 export function commandsWith(loadCompose: () => Promise<Compose>): readonly Command[] {
-  return [serveCommand(loadCompose), configCheck, configShow, configDefault, version, warmUpCommand]
+  return [serveCommand(loadCompose), configCheck, configShow, configDefault, mirrorsExplain, mirrorsMigrate, version, warmUpCommand]
 }
 
 /** The command that the first words name, and what follows it. */

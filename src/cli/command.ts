@@ -56,9 +56,9 @@ export function suggestion(word: string, candidates: Iterable<string>, show: (ca
   return near === undefined ? '' : `; did you mean ${show(near.word)}?`
 }
 
-/** Reads the words after a command's name. Every flag takes a value. Throws a UsageError. */
+/** Reads the words after a command's name. A boolean flag that is given has the value `true`. Throws a UsageError. */
 export function parseArguments(command: Command, words: readonly string[]): Arguments {
-  const options = Object.fromEntries(Object.keys(command.flags).map((name) => [name, { type: 'string' as const }]))
+  const options = Object.fromEntries(Object.entries(command.flags).map(([name, { type }]) => [name, { type }]))
   const { tokens } = parseArgs({ args: [...words], options, allowPositionals: true, strict: false, tokens: true })
   const flags: Record<string, string | undefined> = {}
   const positionals: string[] = []
@@ -69,11 +69,16 @@ export function parseArguments(command: Command, words: readonly string[]): Argu
     if (flag === undefined || !token.rawName.startsWith('--')) {
       throw new UsageError(`${command.name}: unknown flag ${token.rawName}${suggestion(token.name, Object.keys(command.flags), (name) => `--${name}`)}`)
     }
+    if (flags[token.name] !== undefined) throw new UsageError(`${command.name}: ${token.rawName} is given twice`)
+    if (flag.type === 'boolean') {
+      if (token.value !== undefined) throw new UsageError(`${command.name}: ${token.rawName} takes no value`)
+      flags[token.name] = 'true'
+      continue
+    }
     // The next flag in the place of a value: the value was forgotten. One that does begin with a dash is given with "=".
     if (token.value === undefined || (!token.inlineValue && token.value.startsWith('-') && token.value !== '-')) {
       throw new UsageError(`${command.name}: ${token.rawName} needs a value: ${token.rawName} ${flag.value ?? 'VALUE'}`)
     }
-    if (flags[token.name] !== undefined) throw new UsageError(`${command.name}: ${token.rawName} is given twice`)
     flags[token.name] = token.value
   }
   if (positionals.length > command.maxPositionals) {

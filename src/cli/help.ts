@@ -1,12 +1,16 @@
-import type { Command } from './command.ts'
+import type { Command, Flag } from './command.ts'
 
 function columns(rows: readonly (readonly [string, string])[]): string {
   const width = Math.max(0, ...rows.map(([left]) => left.length))
   return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}\n`).join('')
 }
 
+function written(name: string, flag: Flag): string {
+  return flag.type === 'boolean' ? `--${name}` : `--${name} ${flag.value ?? 'VALUE'}`
+}
+
 function usageLine(command: Command): string {
-  const flags = Object.entries(command.flags).map(([name, flag]) => `[--${name} ${flag.value ?? 'VALUE'}]`)
+  const flags = Object.entries(command.flags).map(([name, flag]) => `[${written(name, flag)}]`)
   return ['cri-shim', command.name, ...flags, ...(command.positionals === undefined ? [] : [command.positionals])].join(' ')
 }
 
@@ -24,7 +28,7 @@ Exit codes: 0 success, 1 wrong configuration or failure, 2 wrong command line.
 
 /** One command with its flags. */
 export function commandHelp(command: Command): string {
-  const flags = Object.entries(command.flags).map(([name, flag]) => [`--${name} ${flag.value ?? 'VALUE'}`, flag.help] as const)
+  const flags = Object.entries(command.flags).map(([name, flag]) => [written(name, flag), flag.help] as const)
   return [
     `${command.name}: ${command.summary}\n\nUsage: ${usageLine(command)}\n`,
     flags.length === 0 ? '' : `\nFlags:\n${columns(flags)}`,

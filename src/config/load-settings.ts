@@ -53,6 +53,11 @@ export function loadSettings(options: LoadOptions = {}): LoadedSettings {
   return loaded
 }
 
+/** The same with the errors among the diagnostics, and the settings as far as they can be told: for looking into a configuration, not for running with it. */
+export function inspectSettings(options: LoadOptions = {}): LoadedSettings {
+  return load(options)
+}
+
 /** Everything that is wrong or suspicious about a configuration, by file and line; never throws for what a file says. */
 export function checkConfig(file?: string, options: Omit<LoadOptions, 'file'> = {}): readonly Diagnostic[] {
   return load({ ...options, file }).diagnostics

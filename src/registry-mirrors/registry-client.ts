@@ -144,6 +144,11 @@ export class RegistryClient {
     return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host) => this.#resolveAt(host, plan))
   }
 
+  /** What one host of `hosts()` says that a reference means, whatever its capabilities; nothing is remembered of it. For probes. Rejects with a HostFailure or a CriError. */
+  async resolveAt(host: RegistryHost, ref: ImageRef, auth: PullAuth, ctx: Ctx): Promise<Descriptor> {
+    return (await this.#resolveAt(host, await this.#plan(ref, auth, ctx))).descriptor
+  }
+
   /** The bytes of a manifest, an index or any small document under `manifests/`, verified by digest. */
   async fetchManifest(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
     return this.#fetchSmall('manifests', ref, descriptor, auth, ctx)
