@@ -73,6 +73,7 @@ import type { Container, Image, Sandbox } from '../state/records.ts'
 import { Layout } from '../state/status-file.ts'
 import { Store } from '../state/store.ts'
 import { versions } from './version-info.ts'
+import { AuditWiring } from './wiring/audit.ts'
 import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
@@ -86,6 +87,7 @@ import { SpecFacts } from './wiring/spec-facts.ts'
 import { SpecWiring } from './wiring/specs.ts'
 import { streamDrainMs, streamingServer } from './wiring/streaming.ts'
 import { StatsWiring } from './wiring/stats.ts'
+import { startTracing, tracedSteps, tracingCloseMs } from './wiring/tracing.ts'
 import { UserNamespaces } from './wiring/user-namespaces.ts'
 
 /** A pod's shim (containerd 1.6, 1.7) misses exits for up to a minute when some thirty commands of one pod start at once. */
@@ -107,7 +109,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     IoWorker.start({ log: log.child({ component: 'io' }) }),
     SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux, disableApparmor: settings.disableApparmor, stateDir: shim.state }),
   ])
-  const containerd = new Containerd({ address: shim.containerd, metrics })
+  const tracing = await startTracing(shim.tracing, process.env, log.child({ component: 'tracing' }), metrics)
+  const containerd = new Containerd({ address: shim.containerd, metrics, tracer: tracing })
   const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}`, metrics: metrics.registry })
   const networks = new Networks(settings, log, metrics)
 
@@ -117,6 +120,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const platform = { os: 'linux', architecture: facts.machine.arch }
   const catalog = new ImageCatalog({ containerd, images, platform })
   const operation = (name: string): Operation => new Operation(name, {
+    ...tracedSteps(tracing),
     onStep: (operationName, step, seconds, failed) => metrics.stepSeconds.observe({ operation: operationName, step, result: failed ? 'error' : 'ok' }, seconds),
   })
 
@@ -243,7 +247,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
   registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
-  const streaming = streamingServer({ settings: settings.streaming, deps, linux, log, metrics, background, base })
+  const audit = await AuditWiring.start({ settings: shim.audit, linux, sandboxes, containers, log: log.child({ component: 'audit' }), metrics })
+  const streaming = streamingServer({ settings: settings.streaming, deps, linux, log, metrics, background, base, audit })
   const handlers = {
     Version: (ctx, request) => version({ containerd }, ctx, request),
     Status: (ctx, request) => status(statusDeps, ctx, request),
@@ -291,6 +296,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   return {
     handlers,
     gate,
+    tracer: tracing,
+    audit,
     async start() {
       await networks.start()
       await lifecycle.start()
@@ -311,6 +318,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       await io.close()
       stdin.close()
       containerd.close()
+      await audit?.close()
+      await tracing?.close(tracingCloseMs)
       await lock.release()
       const hung = await linux.close()
       if (hung.length > 0) log.warn({ hung }, 'system calls that hang in the kernel are left behind')
@@ -320,5 +329,5 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
 
 /** The settings without what nobody should read in `crictl info`. */
 function visibleSettings(settings: Settings): unknown {
-  return { ...settings, registry: { configPath: settings.registry.configPath, mirrors: settings.registry.mirrors } }
+  return { ...settings, shim: { ...settings.shim, tracing: { ...settings.shim.tracing, headers: Object.keys(settings.shim.tracing.headers) } }, registry: { configPath: settings.registry.configPath, mirrors: settings.registry.mirrors } }
 }

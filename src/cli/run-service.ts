@@ -67,7 +67,7 @@ export async function runService(deps: RunServiceDeps): Promise<number> {
     stop.throwIfAborted()
     const metricsEndpoint = await startMetricsEndpoint(shim.metricsAddress, { log, metrics, notReady: () => service.gate('RunPodSandbox')?.message })
     if (metricsEndpoint !== undefined) closers.push(() => attempt(log, 'closing the metrics endpoint', () => metricsEndpoint.close()))
-    const endpoint = new Endpoint({ handlers: service.handlers, gate: service.gate, log, metrics }, { listen: shim.listen })
+    const endpoint = new Endpoint({ handlers: service.handlers, gate: service.gate, log, metrics, tracer: service.tracer, audit: service.audit }, { listen: shim.listen })
     await endpoint.listen()
     const graceMs = deps.graceMs ?? defaultGraceMs
     closers.push(() => attempt(log, 'closing the endpoint', () => endpoint.close({ graceMs, undoMs: graceMs })))

@@ -43,7 +43,7 @@ export function handleSignals(source: SignalSource, options: SignalOptions): Sig
     log.info({ from, to: log.level }, 'log level changed by SIGUSR1')
   }
   const onReload = (): void => {
-    log.warn('SIGHUP: the configuration is read at the start only; restart the service to read it again (pods go on)')
+    log.warn('SIGHUP: the audit log is opened anew; the configuration is read at the start only: restart the service to read it again (pods go on)')
     options.onReload()
   }
   source.on('SIGTERM', onStop)

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import PQueue from 'p-queue'
 import { resourceExhausted } from '../errors/cri-error.ts'
 
@@ -35,10 +36,11 @@ export class BoundedQueue {
     const waiting = new AbortController()
     const giveUp = (): void => waiting.abort(options.signal?.reason)
     options.signal?.addEventListener('abort', giveUp, { once: true })
-    const turn = this.#queue.add(async () => {
+    // Whoever ends its turn starts the next one: what that does belongs to who asked for it.
+    const turn = this.#queue.add(AsyncLocalStorage.bind(async () => {
       options.signal?.removeEventListener('abort', giveUp)
       return work()
-    }, { signal: waiting.signal, ...(options.priority === undefined ? {} : { priority: options.priority }) })
+    }), { signal: waiting.signal, ...(options.priority === undefined ? {} : { priority: options.priority }) })
     try {
       return await turn
     } finally {

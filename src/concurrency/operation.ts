@@ -3,6 +3,8 @@ import { type Undo, type UndoFailure, UndoStack } from './undo-stack.ts'
 export interface OperationHooks {
   /** Called when a step has ended, with its duration. */
   readonly onStep?: (operation: string, step: string, seconds: number, failed: boolean) => void
+  /** Runs each step within something: a tracer's span. */
+  readonly around?: (<T>(operation: string, step: string, work: () => Promise<T>) => Promise<T>) | undefined
   /** Bounds each undo step, in milliseconds. Default: 60,000. */
   readonly undoTimeoutMs?: number
 }
@@ -36,7 +38,7 @@ export class Operation {
     this.#last = name
     let failed = true
     try {
-      const value = await action()
+      const value = await (this.#hooks.around === undefined ? action() : this.#hooks.around(this.name, name, action))
       failed = false
       if (undo !== undefined) this.#undo.push(name, (signal) => undo(value, signal))
       return value

@@ -45,3 +45,17 @@ export function checkRegistryUrl(value: string): string | undefined {
   if (url !== undefined && (url.protocol === 'https:' || url.protocol === 'http:') && url.hostname !== '') return undefined
   return `must be a URL such as https://mirror.example.com, not ${JSON.stringify(value.replace(/\/\/[^/@]*@/, '//…@').replace(/\?.*$/, ''))}`
 }
+
+/** Where spans are sent to. Credentials in it are not repeated. */
+export function checkHttpUrl(value: string): string | undefined {
+  return checkRegistryUrl(value) === undefined ? undefined : 'must be a URL such as http://127.0.0.1:4318'
+}
+
+/** `0.1` */
+export function checkRatio(value: string): string | undefined {
+  return Number(value) >= 0 && Number(value) <= 1 ? undefined : `must be a number between 0 and 1 in quotes, not ${JSON.stringify(value)}`
+}
+
+export function checkAuditLog(value: string): string | undefined {
+  return value === 'stdout' || value === 'journal' || value.startsWith('/') ? undefined : `must be an absolute path, "stdout", "journal", or "" for none, not ${JSON.stringify(value)}`
+}

@@ -86,6 +86,7 @@ const authKeys = (id: string, setting: string): readonly Key[] => [
   { id: `${id}.identitytoken`, kind: 'string', secret: true, setting: `${setting}.identityToken`, doc: 'An OAuth2 refresh token for the registry.' },
 ]
 
+const TRACE_SAMPLERS = ['always_on', 'always_off', 'traceidratio', 'parentbased_always_on', 'parentbased_always_off', 'parentbased_traceidratio', ''] as const
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const
 
 export const KEYS: readonly Key[] = [
@@ -93,7 +94,7 @@ export const KEYS: readonly Key[] = [
   { id: 'shim.containerd', kind: 'string', default: 'unix:///run/containerd/containerd.sock', setting: 'shim.containerd', doc: 'containerd\'s socket. When it is not set, grpc.address of the same file is taken. Flag: --containerd.' },
   { id: 'shim.root', kind: 'string', path: true, default: '/var/lib/cri-shim', setting: 'shim.root', doc: 'Files that survive a reboot: exit codes, /etc/hosts and resolv.conf of pods. Flag: --root.' },
   { id: 'shim.state', kind: 'string', path: true, default: '/run/cri-shim', setting: 'shim.state', doc: 'Files of the current boot: pipes, /dev/shm of pods, network namespaces. Flag: --state.' },
-  { id: 'shim.metrics_address', kind: 'string', default: '127.0.0.1:10270', setting: 'shim.metricsAddress', doc: 'HOST:PORT where /metrics is served over plain HTTP; "" switches it off. Flag: --metrics-address.' },
+  { id: 'shim.metrics_address', kind: 'string', default: '127.0.0.1:10270', setting: 'shim.metricsAddress', doc: 'HOST:PORT or unix:///PATH where /metrics, /healthz and /readyz are served over plain HTTP; "" switches it off. Flag: --metrics-address.' },
   { id: 'shim.log_level', kind: 'string', default: 'info', values: LOG_LEVELS, setting: 'shim.logLevel', doc: 'What is logged: trace, debug, info, warn, error or fatal. SIGUSR1 changes it at run time. Flag: --log-level.' },
   { id: 'shim.blockio_config_file', kind: 'string', path: true, setting: 'blockioConfigFile', doc: 'Blockio classes, in the YAML of goresctrl. When it is not set, blockio_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
   { id: 'shim.rdt_config_file', kind: 'string', path: true, setting: 'rdtConfigFile', doc: 'RDT classes, in the YAML of goresctrl; containerd sets them up from the same file. When it is not set, rdt_config_file of containerd\'s own section "io.containerd.service.v1.tasks-service" is taken.' },
@@ -102,7 +103,14 @@ export const KEYS: readonly Key[] = [
   { id: 'shim.registry.credentials.*.helper', kind: 'string', setting: 'registry.credentials.*.helper', doc: 'The credential helper that is asked about this host: "ecr-login" for docker-credential-ecr-login, or an absolute path.' },
   { id: 'shim.registry.credentials.*.pull_secrets_of', kind: 'strings', setting: 'registry.credentials.*.pullSecretsOf', doc: 'Registries whose pull secrets this host gets too, for a mirror or server of another name: ["docker.io"]. By default it gets none.' },
   ...authKeys('shim.registry.credentials.*', 'registry.credentials.*'),
-  { id: 'shim.tracing', kind: 'any', doc: 'Reserved for OpenTelemetry settings.' },
+  { id: 'shim.tracing.endpoint', kind: 'string', setting: 'shim.tracing.endpoint', doc: 'Where spans are sent to by OTLP over HTTP: a collector\'s base URL such as http://127.0.0.1:4318. Empty, and no OTEL_EXPORTER_OTLP_ENDPOINT in the environment: no tracing.' },
+  { id: 'shim.tracing.headers.*', kind: 'string', secret: true, setting: 'shim.tracing.headers.*', doc: 'HTTP headers for the collector: a table of strings.' },
+  { id: 'shim.tracing.service_name', kind: 'string', setting: 'shim.tracing.serviceName', doc: 'The service.name of the spans; empty: OTEL_SERVICE_NAME, else cri-shim.' },
+  { id: 'shim.tracing.sampler', kind: 'string', values: TRACE_SAMPLERS, setting: 'shim.tracing.sampler', doc: 'Which traces are recorded: always_on, always_off, traceidratio, or one of them with parentbased_ before it, which follows the caller. Empty: OTEL_TRACES_SAMPLER, else parentbased_always_on.' },
+  { id: 'shim.tracing.sampler_arg', kind: 'string', setting: 'shim.tracing.samplerArg', doc: 'The ratio of the samplers that take one, in quotes: "0.1". Empty: OTEL_TRACES_SAMPLER_ARG, else 1.' },
+  { id: 'shim.tracing.timeout', kind: 'duration', setting: 'shim.tracing.timeoutMs', doc: 'How long the collector may take to answer. Not set: OTEL_EXPORTER_OTLP_TIMEOUT, else 10s.' },
+  { id: 'shim.audit.log', kind: 'string', setting: 'shim.audit.log', doc: 'Where the audit log goes: a file, or "stdout" (with systemd that is the journal; "journal" means the same). Empty: there is none.' },
+  { id: 'shim.audit.commands', kind: 'bool', default: true, setting: 'shim.audit.commands', doc: 'Write down the commands of exec. They may hold secrets that somebody typed.' },
 
   { id: 'images.snapshotter', v2: 'containerd.snapshotter', kind: 'string', default: 'overlayfs', setting: 'snapshotter', doc: 'The containerd snapshotter for image layers and containers.' },
   { id: 'images.disable_snapshot_annotations', v2: 'containerd.disable_snapshot_annotations', kind: 'bool', default: true, setting: 'disableSnapshotAnnotations', doc: 'Do not pass image information to the snapshotter. Set false for lazy-pulling snapshotters (stargz, nydus, …).' },

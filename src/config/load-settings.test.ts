@@ -213,7 +213,7 @@ test('flags win over the file, and are checked', () => {
   assert.equal(plain.settings.shim.metricsAddress, '')
   assert.equal(plain.settings.shim.listen, 'unix:///run/x.sock')
   const { settings, sources } = loadSettings({ file, overrides, host: host.host })
-  assert.deepEqual(settings.shim, { listen: 'unix:///run/x.sock', containerd: 'unix:///c.sock', root: '/b', state: '/run/cri-shim', metricsAddress: '[::1]:0', logLevel: 'trace' })
+  assert.deepEqual(settings.shim, { listen: 'unix:///run/x.sock', containerd: 'unix:///c.sock', root: '/b', state: '/run/cri-shim', metricsAddress: '[::1]:0', logLevel: 'trace', tracing: plain.settings.shim.tracing, audit: plain.settings.shim.audit })
   assert.equal(formatSource(sourceOf(sources, 'shim', 'root')), 'flag --root')
   assert.equal(loadSettings({ file, overrides: { metricsAddress: '' }, host: host.host }).settings.shim.metricsAddress, '')
   const bad = { root: 'b', containerd: 'tcp://x', logLevel: 'loud', metricsAddress: 'x', listen: '' }

@@ -77,6 +77,7 @@ test('the default file shows every setting with its default: with the comments t
   const empty = { username: '', password: '', auth: '', identityToken: '' }
   assert.deepEqual(settings, {
     ...defaults,
+    shim: { ...defaults.shim, tracing: { ...defaults.shim.tracing, headers: { base: '' } } },
     pinnedImages: { base: '', sandbox: defaults.sandboxImage },
     cni: { ...defaults.cni, binDirs: ['/opt/cni/bin'] },
     registry: {

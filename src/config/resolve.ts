@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs'
 import { stringify } from 'smol-toml'
 import { type Collected, LEGACY_RUNTIME_NAMES, type OptionEntry, type TasksServiceFile, reportUnknownKey } from './collect.ts'
-import { checkCredentialHost, checkEndpoint, checkHelper, checkHostPort, checkRegistryUrl, checkSeccompProfile } from './checks.ts'
+import { checkAuditLog, checkCredentialHost, checkEndpoint, checkHelper, checkHostPort, checkHttpUrl, checkRatio, checkRegistryUrl, checkSeccompProfile } from './checks.ts'
 import type { Diagnostics, Origin } from './diagnostics.ts'
 import { parseGoDuration } from './go-duration.ts'
 import { GENERIC_OPTIONS, type Key, RUNC_OPTIONS, isRuncType, keyOf } from './keys.ts'
@@ -212,6 +212,15 @@ class Resolver {
       state: take('shim.state', '--state', overrides.state),
       metricsAddress: isOff ? this.#off(METRICS, metrics.origin) : take(METRICS, '--metrics-address', overrides.metricsAddress, checkHostPort),
       logLevel: take('shim.log_level', '--log-level', overrides.logLevel) as LogLevel,
+      tracing: {
+        endpoint: this.#checked('shim.tracing.endpoint', checkHttpUrl),
+        headers: Object.fromEntries(this.#matching('shim.tracing.headers.*').map(({ names, value }) => [names[0] ?? '', String(value)])),
+        serviceName: this.#string('shim.tracing.service_name'),
+        sampler: this.#string('shim.tracing.sampler'),
+        samplerArg: this.#checked('shim.tracing.sampler_arg', checkRatio),
+        timeoutMs: this.#number('shim.tracing.timeout'),
+      },
+      audit: { log: this.#checked('shim.audit.log', checkAuditLog), commands: this.#bool('shim.audit.commands') },
     }
   }
 

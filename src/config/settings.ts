@@ -8,9 +8,30 @@ export interface ShimSettings {
   readonly containerd: string
   readonly root: string
   readonly state: string
-  /** `HOST:PORT`, empty: no metrics endpoint. */
+  /** `HOST:PORT` or `unix:///PATH`, empty: no metrics endpoint. */
   readonly metricsAddress: string
   readonly logLevel: LogLevel
+  readonly tracing: TracingFileSettings
+  readonly audit: AuditSettings
+}
+
+/** `[plugins."io.cri-shim.v1".tracing]`; what is empty or 0 is left to the OTEL_* variables. */
+export interface TracingFileSettings {
+  readonly endpoint: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly serviceName: string
+  readonly sampler: string
+  /** A ratio. */
+  readonly samplerArg: string
+  readonly timeoutMs: number
+}
+
+/** `[plugins."io.cri-shim.v1".audit]` */
+export interface AuditSettings {
+  /** An absolute path, `stdout` or `journal`; empty: no audit log. */
+  readonly log: string
+  /** Whether the commands of exec are in it. */
+  readonly commands: boolean
 }
 
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'

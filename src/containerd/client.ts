@@ -1,10 +1,11 @@
 import * as grpc from '@grpc/grpc-js'
-import { Code, CriError } from '../errors/cri-error.ts'
+import { Code, CriError, messageOf } from '../errors/cri-error.ts'
 import type { Services } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import { containerdProtos, serviceDefinition } from '../generated/protos.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Metrics } from '../observability/metrics.ts'
+import { type Span, SpanKind, type Tracer } from '../observability/tracing.ts'
 import { UploadConnection, type UploadHandlers } from './upload.ts'
 
 export type ServiceName = keyof Services
@@ -31,6 +32,8 @@ export interface ContainerdClientOptions {
   /** The containerd namespace of every call. Default: `k8s.io`. */
   readonly namespace?: string
   readonly metrics: Metrics
+  /** Default: nothing is traced. */
+  readonly tracer?: Tracer | undefined
 }
 
 /** An upload whose messages are objects, or encoded already. */
@@ -68,6 +71,7 @@ export class ContainerdClient {
   /** Uploads have one of their own again, with less copying. */
   readonly #uploads: UploadConnection
   readonly #metrics: Metrics
+  readonly #tracer: Tracer | undefined
   readonly #definitions = new Map<ServiceName, grpc.ServiceDefinition>()
 
   constructor(options: ContainerdClientOptions) {
@@ -75,6 +79,7 @@ export class ContainerdClient {
     this.namespace = options.namespace ?? 'k8s.io'
     this.#uploads = new UploadConnection(options.address.replace(/^unix:(\/\/)?/, ''))
     this.#metrics = options.metrics
+    this.#tracer = options.tracer
     this.#control = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
     this.#bulk = new grpc.Client(options.address, grpc.credentials.createInsecure(), channelOptions)
   }
@@ -90,11 +95,25 @@ export class ContainerdClient {
     return found as grpc.MethodDefinition<unknown, unknown>
   }
 
-  #metadata(options: CallOptions | undefined): grpc.Metadata {
+  /** What goes with a call beside the request. */
+  #headers(lease: string | undefined, span: Span | undefined): Record<string, string> {
+    const headers: Record<string, string> = { 'containerd-namespace': this.namespace }
+    if (lease !== undefined) headers['containerd-lease'] = lease
+    if (span !== undefined) {
+      headers['traceparent'] = span.headers.traceparent
+      if (span.headers.tracestate !== undefined) headers['tracestate'] = span.headers.tracestate
+    }
+    return headers
+  }
+
+  #metadata(options: CallOptions | undefined, span: Span | undefined): grpc.Metadata {
     const metadata = new grpc.Metadata()
-    metadata.set('containerd-namespace', this.namespace)
-    if (options?.lease !== undefined) metadata.set('containerd-lease', options.lease)
+    for (const [name, value] of Object.entries(this.#headers(options?.lease, span))) metadata.set(name, value)
     return metadata
+  }
+
+  #span(service: string, method: string, about: string): Span | undefined {
+    return this.#tracer?.child(`containerd ${shortName(service, method)}`, SpanKind.client, { 'rpc.system': 'grpc', 'rpc.service': service, 'rpc.method': method, 'containerd.about': about })
   }
 
   /** One request, one answer. `about` names the thing for the error message. */
@@ -106,12 +125,14 @@ export class ContainerdClient {
     const name = shortName(service, method)
     const timeoutMs = options?.timeoutMs ?? defaultTimeoutMs
     const started = performance.now()
+    const span = this.#span(service, method, about)
     const { promise, resolve, reject } = Promise.withResolvers<ResponseOf<S, M>>()
     const call = this.#control.makeUnaryRequest(
-      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options),
+      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options, span),
       { deadline: Date.now() + timeoutMs },
       (error, response) => {
         ctx.signal.removeEventListener('abort', cancel)
+        span?.end(error?.details)
         const seconds = (performance.now() - started) / 1000
         this.#metrics.containerdSeconds.observe({ method: name, code: error === null ? 'OK' : grpc.status[error.code] ?? String(error.code) }, seconds)
         if (ctx.log.isLevelEnabled('debug')) ctx.log.debug({ containerd: name, about, ms: Math.round(seconds * 10_000) / 10, code: error?.code ?? 0 }, 'containerd call')
@@ -132,9 +153,10 @@ export class ContainerdClient {
     ctx.signal.throwIfAborted()
     const definition = this.#definition(service, method)
     const name = shortName(service, method)
+    const span = this.#span(service, method, about)
     const bulk = service === 'containerd.services.content.v1.Content'
     const call = (bulk ? this.#bulk : this.#control).makeServerStreamRequest(
-      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options),
+      definition.path, definition.requestSerialize, definition.responseDeserialize, request, this.#metadata(options, span),
       options?.timeoutMs === undefined ? {} : { deadline: Date.now() + options.timeoutMs },
     )
     const cancel = (): void => call.cancel()
@@ -142,21 +164,26 @@ export class ContainerdClient {
     try {
       for await (const message of call) yield message as ResponseOf<S, M>
     } catch (error) {
+      span?.end(messageOf(error))
       if (ctx.signal.aborted) throw abortReason(ctx.signal, `containerd ${name} (${about})`)
       throw this.#translate(error, name, about, options?.timeoutMs)
     } finally {
       ctx.signal.removeEventListener('abort', cancel)
       call.cancel()
+      span?.end()
     }
   }
 
   /** A stream both ways for large data (Content.Write). The caller finishes or cancels it; errors arrive untranslated, `translate` is for them. */
   upload<S extends ServiceName, M extends MethodName<S>>(service: S, method: M, options: CallOptions, handlers: { readonly answer: (message: ResponseOf<S, M>) => void; readonly end: UploadHandlers['end'] }): TypedUpload<RequestOf<S, M>> {
     const definition = this.#definition(service, method)
-    const metadata = { 'containerd-namespace': this.namespace, ...(options.lease === undefined ? {} : { 'containerd-lease': options.lease }) }
-    const upload = this.#uploads.begin(definition.path, metadata, {
+    const span = this.#span(service, method, options.lease ?? '')
+    const upload = this.#uploads.begin(definition.path, this.#headers(options.lease, span), {
       answer: (message) => handlers.answer(definition.responseDeserialize(message)),
-      end: handlers.end,
+      end: (error) => {
+        span?.end(error?.details)
+        handlers.end(error)
+      },
     })
     return { send: (request) => upload.send(Buffer.isBuffer(request) ? request : definition.requestSerialize(request)), finish: () => upload.finish(), cancel: () => upload.cancel() }
   }

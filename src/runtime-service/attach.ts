@@ -7,12 +7,12 @@ import type { AttachSession, StreamingHandle, StreamIo, StreamResult } from '../
 import type { RuntimeServiceDeps } from './deps.ts'
 
 /** Attach: a URL at which a client gets the output of the container's first process, and gives it input. */
-export async function attach(deps: Pick<RuntimeServiceDeps, 'containers'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, _ctx: Ctx, request: AttachRequest): Promise<Init<AttachResponse>> {
+export async function attach(deps: Pick<RuntimeServiceDeps, 'containers'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, ctx: Ctx, request: AttachRequest): Promise<Init<AttachResponse>> {
   const container = deps.containers.find(request.container_id)
   checkStreams(request)
   checkAttachable(container)
   const { tty, stdin, stdout, stderr } = request
-  return { url: await deps.streaming.url({ kind: 'attach', containerId: container.id, tty, stdin, stdout, stderr }) }
+  return { url: await deps.streaming.url({ kind: 'attach', containerId: container.id, tty, stdin, stdout, stderr, requestId: ctx.requestId }) }
 }
 
 /** The connection itself, once the client has come. `ctx.signal` is the service's. */

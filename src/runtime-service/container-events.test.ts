@@ -15,15 +15,15 @@ import type { EventSubscription } from './event-subscription.ts'
 const { CONTAINER_CREATED_EVENT: created, CONTAINER_STARTED_EVENT: started, CONTAINER_STOPPED_EVENT: stopped, CONTAINER_DELETED_EVENT: deleted } = ContainerEventType
 
 function sandbox(id: string, more: Partial<Sandbox> = {}): Sandbox {
-  const config = fromGoJson('runtime.v1.PodSandboxConfig', { metadata: { name: id, uid: `uid-${id}`, namespace: 'tests' }, labels: { app: id } }) as Sandbox['metadata']['config']
+  const config = fromGoJson('runtime.v1.PodSandboxConfig', { metadata: { name: id, uid: `uid-${id}`, namespace: 'tests' }, labels: { app: id } })
   const metadata = { id, name: id, config, netnsPath: '', ips: ['10.1.2.3'], runtimeHandler: '', cniResult: undefined, processLabel: '' }
   return { id, metadata, state: 'ready', createdAt: 5n, pid: 7, networkDown: false, ...more }
 }
 
 function container(id: string, sandboxId: string, state: State, more: Partial<Container['status']> = {}): Container {
-  const config = fromGoJson('runtime.v1.ContainerConfig', { metadata: { name: id }, image: { image: 'busybox' } }) as Container['metadata']['config']
+  const config = fromGoJson('runtime.v1.ContainerConfig', { metadata: { name: id }, image: { image: 'busybox' } })
   return {
-    id, metadata: { id, name: id, sandboxId, config, imageRef: 'sha256:1', logPath: '', stopSignal: '', processLabel: '' } as unknown as Container['metadata'],
+    id, metadata: { id, name: id, sandboxId, config, imageRef: 'sha256:1', logPath: '', stopSignal: '', processLabel: '' },
     status: { state, pid: 0, createdAt: 1n, startedAt: 2n, finishedAt: 3n, exitCode: 0, reason: '', message: '', ...more },
     starting: false, removing: false, oomKilled: false, cgroups: undefined, resources: undefined, user: undefined,
   }

@@ -93,7 +93,7 @@ export class ContainerEvents {
     this.#total = new Counter({ name: 'cri_shim_container_events_total', help: 'Container events that were sent, or kept for a subscriber that may come.', labelNames: ['type'], registers })
     this.#discarded = new Counter({ name: 'cri_shim_container_events_discarded_total', help: 'Container events that a subscriber missed: it was too slow and was told so, or nobody came for them in time.', labelNames: ['why'], registers })
     const subscriptions = this.#subscriptions
-    new Gauge({ name: 'cri_shim_container_event_subscribers', help: 'Clients that follow container events now.', registers, collect() { this.set(subscriptions.size) } })
+    options.metrics.registry.registerMetric(new Gauge({ name: 'cri_shim_container_event_subscribers', help: 'Clients that follow container events now.', registers: [], collect() { this.set(subscriptions.size) } }))
     this.#keep()
     const { sandboxes, containers } = options.deps
     sandboxes.listen((before, after) => {

@@ -11,13 +11,13 @@ import { processOf } from './exec-processes.ts'
 type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'operation' | 'execProcesses'>
 
 /** Exec: a URL at which a client runs the command and has its streams. */
-export async function exec(deps: Pick<RuntimeServiceDeps, 'containers'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, _ctx: Ctx, request: ExecRequest): Promise<Init<ExecResponse>> {
+export async function exec(deps: Pick<RuntimeServiceDeps, 'containers'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, ctx: Ctx, request: ExecRequest): Promise<Init<ExecResponse>> {
   const container = deps.containers.find(request.container_id)
   checkStreams(request)
   checkCommand(request.cmd)
   checkRunning(container)
   const { tty, stdin, stdout, stderr } = request
-  return { url: await deps.streaming.url({ kind: 'exec', containerId: container.id, command: request.cmd, tty, stdin, stdout, stderr }) }
+  return { url: await deps.streaming.url({ kind: 'exec', containerId: container.id, command: request.cmd, tty, stdin, stdout, stderr, requestId: ctx.requestId }) }
 }
 
 /** The command itself, once the client has come. `ctx.signal` is the service's. */

@@ -10,11 +10,11 @@ import type { RuntimeServiceDeps } from './deps.ts'
 const connectMs = 30_000
 
 /** PortForward: a URL at which a client connects to ports of a pod. */
-export async function portForward(deps: Pick<RuntimeServiceDeps, 'sandboxes'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, _ctx: Ctx, request: PortForwardRequest): Promise<Init<PortForwardResponse>> {
+export async function portForward(deps: Pick<RuntimeServiceDeps, 'sandboxes'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, ctx: Ctx, request: PortForwardRequest): Promise<Init<PortForwardResponse>> {
   const sandbox = deps.sandboxes.find(request.pod_sandbox_id)
   for (const port of request.port) checkPort(port)
   checkReady(sandbox)
-  return { url: await deps.streaming.url({ kind: 'portforward', podSandboxId: sandbox.id, ports: request.port }) }
+  return { url: await deps.streaming.url({ kind: 'portforward', podSandboxId: sandbox.id, ports: request.port, requestId: ctx.requestId }) }
 }
 
 export interface ConnectDeps extends Pick<RuntimeServiceDeps, 'sandboxes'> {

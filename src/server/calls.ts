@@ -1,15 +1,19 @@
 import type { Logger } from '../observability/logger.ts'
 import { type Ctx, newRequestId } from '../observability/context.ts'
 import type { Metrics } from '../observability/metrics.ts'
+import type { Span, Tracer } from '../observability/tracing.ts'
 import { Code, CriError } from '../errors/cri-error.ts'
+import { type Audit, auditSubject } from './audit.ts'
 import { type CallIds, requestIds } from './call-ids.ts'
 import type { Method } from './handlers.ts'
 import { isEndless, isRead } from './methods.ts'
+import type { Peer } from './peers.ts'
 import { type RpcStatus, causesOf, statusName } from './status.ts'
 
 /** The part of a grpc-js server call that a call's life depends on. */
 export interface ClientSide {
   readonly cancelled: boolean
+  readonly metadata: { get(name: string): readonly (string | Buffer)[] }
   getDeadline(): Date | number
   on(event: 'cancelled', listener: () => void): unknown
 }
@@ -17,6 +21,12 @@ export interface ClientSide {
 export interface CallsDeps {
   readonly log: Logger
   readonly metrics: Metrics
+  /** Default: nothing is traced. */
+  readonly tracer?: Tracer | undefined
+  /** Default: nothing is audited. */
+  readonly audit?: Audit | undefined
+  /** Who calls, for the audit log. */
+  readonly peerOf?: ((metadata: ClientSide['metadata']) => Promise<Peer | undefined>) | undefined
 }
 
 /**
@@ -24,6 +34,20 @@ export interface CallsDeps {
  * the deadline, in milliseconds, is the deadline.
  */
 const deadlineSlackMs = 50
+
+function text(value: string | Buffer | undefined): string | undefined {
+  return typeof value === 'string' ? value : undefined
+}
+
+function idAttributes(ids: CallIds): CallIds {
+  return Object.fromEntries(Object.entries(ids).map(([key, value]) => [`cri.${key}`, value]))
+}
+
+function requestSpan(tracer: Tracer, method: Method, client: ClientSide, request: object, requestId: string): Span {
+  const caller = { traceparent: text(client.metadata.get('traceparent')[0]), tracestate: text(client.metadata.get('tracestate')[0]) }
+  const service = /Image(?!.*Sandbox)/.test(method) ? 'ImageService' : 'RuntimeService'
+  return tracer.request(`runtime.v1.${service}/${method}`, caller, { 'rpc.system': 'grpc', 'rpc.service': `runtime.v1.${service}`, 'rpc.method': method, 'cri.requestId': requestId, ...idAttributes(requestIds(request)) })
+}
 
 /** One RPC that runs: its context, and its line in the log and in the metrics when it ends. */
 export class Call {
@@ -33,6 +57,8 @@ export class Call {
   readonly #deps: CallsDeps
   readonly #startedMs = performance.now()
   readonly #onEnd: (call: Call) => void
+  readonly #span: Span | undefined
+  readonly #audited: { readonly subject: object; readonly peer: Promise<Peer | undefined> | undefined } | undefined
   #ended = false
 
   constructor(deps: CallsDeps, method: Method, client: ClientSide, request: object, onEnd: (call: Call) => void) {
@@ -42,6 +68,9 @@ export class Call {
     const requestId = newRequestId()
     this.ctx = { requestId, log: deps.log.child({ requestId, method, ...requestIds(request) }), signal: this.#abort.signal }
     deps.metrics.rpcInFlight.inc({ method })
+    this.#span = deps.tracer === undefined ? undefined : requestSpan(deps.tracer, method, client, request, requestId)
+    const subject = deps.audit === undefined ? undefined : auditSubject(deps.audit, method, request)
+    this.#audited = subject === undefined ? undefined : { subject, peer: deps.peerOf?.(client.metadata) }
     const gone = (): void => this.abort(this.#goneReason(client))
     client.on('cancelled', gone)
     if (client.cancelled) gone()
@@ -59,6 +88,11 @@ export class Call {
     if (!this.#ended) this.#abort.abort(reason)
   }
 
+  /** Runs the handler, or part of it, so that what it does is part of the call's trace. */
+  within<T>(work: () => T): T {
+    return this.#span === undefined || this.#deps.tracer === undefined ? work() : this.#deps.tracer.within(this.#span, work)
+  }
+
   /** Records how the call ended. `error` is what was thrown, if anything was; `ids` are those that the answer brought. */
   end(status: RpcStatus, error?: unknown, ids: CallIds = {}): void {
     if (this.#ended) return
@@ -68,7 +102,16 @@ export class Call {
     this.#deps.metrics.rpcInFlight.dec({ method: this.method })
     this.#deps.metrics.rpcSeconds.observe({ method: this.method, code }, durationMs / 1000)
     this.#write(status, error, { ...ids, code, durationMs: Math.round(durationMs * 1000) / 1000 })
+    this.#span?.set({ 'rpc.grpc.status_code': status.code, ...idAttributes(ids) })
+    this.#span?.end(status.code === 0 ? undefined : status.details)
+    if (this.#audited !== undefined) void this.#audit(this.#audited, status, ids, durationMs)
     this.#onEnd(this)
+  }
+
+  async #audit({ subject, peer }: { readonly subject: object; readonly peer: Promise<Peer | undefined> | undefined }, status: RpcStatus, ids: CallIds, durationMs: number): Promise<void> {
+    const caller = await peer ?? null
+    const failure = status.code === 0 ? {} : { error: status.details }
+    this.#deps.audit?.write({ action: this.method, requestId: this.ctx.requestId, caller, ...subject, ...ids, result: statusName(status.code), ...failure, durationMs: Math.round(durationMs) })
   }
 
   #write(status: RpcStatus, error: unknown, fields: object): void {

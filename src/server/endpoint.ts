@@ -2,12 +2,15 @@ import { Server, ServerCredentials } from '@grpc/grpc-js'
 import { type Socket, type Server as NetServer, createServer } from 'node:net'
 import { unavailable } from '../errors/cri-error.ts'
 import type { Logger } from '../observability/logger.ts'
+import type { Tracer } from '../observability/tracing.ts'
 import type { Metrics } from '../observability/metrics.ts'
+import type { Audit } from './audit.ts'
 import { Calls } from './calls.ts'
 import type { HandlerTable, Method } from './handlers.ts'
 import { unixSocketPath } from './listen-address.ts'
 import { dropUnboundedTimeouts } from './long-deadlines.ts'
 import { isAlwaysServed, isEndless } from './methods.ts'
+import { Peers } from './peers.ts'
 import { registerHandlers } from './registration.ts'
 import type { Gate } from './service.ts'
 import { listenOnUnixSocket } from './unix-listener.ts'
@@ -17,6 +20,8 @@ export interface EndpointDeps {
   readonly gate: Gate
   readonly log: Logger
   readonly metrics: Metrics
+  readonly tracer?: Tracer | undefined
+  readonly audit?: Audit | undefined
 }
 
 export interface EndpointOptions {
@@ -70,7 +75,8 @@ export class Endpoint {
     const maxMessageBytes = options.maxMessageBytes ?? 16 * 1024 * 1024
     this.path = unixSocketPath(options.listen, '--listen')
     this.#log = deps.log
-    this.#calls = new Calls(deps)
+    const peers = deps.audit === undefined ? undefined : new Peers(deps.audit.lookUp)
+    this.#calls = new Calls({ ...deps, peerOf: peers && ((metadata) => peers.of(metadata)) })
     this.#server = new Server({
       'grpc.max_receive_message_length': maxMessageBytes,
       'grpc.max_send_message_length': maxMessageBytes,
@@ -87,9 +93,11 @@ export class Endpoint {
     })
     const injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure())
     dropUnboundedTimeouts(this.#server)
+    peers?.follow(this.#server)
     this.#listener = createServer((socket) => {
       this.#sockets.add(socket)
       socket.once('close', () => this.#sockets.delete(socket))
+      peers?.add(socket)
       injector.injectConnection(socket)
     })
   }

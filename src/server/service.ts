@@ -1,4 +1,6 @@
 import type { CriError } from '../errors/cri-error.ts'
+import type { Tracer } from '../observability/tracing.ts'
+import type { Audit } from './audit.ts'
 import type { HandlerTable, Method } from './handlers.ts'
 
 /**
@@ -11,6 +13,10 @@ export type Gate = (method: Method) => CriError | undefined
 export interface Service {
   readonly handlers: HandlerTable
   readonly gate: Gate
+  /** Undefined when tracing is switched off. */
+  readonly tracer?: Tracer | undefined
+  /** Undefined when there is no audit log. */
+  readonly audit?: Audit | undefined
   /**
    * Resolves when the stores are loaded and the gate is open. Waits for a containerd that is away as long as it takes; rejects
    * only for what waiting does not cure. The endpoint listens before it is called.

@@ -53,7 +53,7 @@ export function unary(deps: WrapDeps, method: Method, handler: UnaryHandler<obje
       const refused = deps.refusal(method)
       if (refused !== undefined) throw refused
       signal.throwIfAborted()
-      message = await handler(call.ctx, request)
+      message = await call.within(() => handler(call.ctx, request))
       answer = encode(method, message, encodeMessage, deps.maxMessageBytes)
     } catch (error) {
       const status = statusOf(error, signal)
@@ -94,7 +94,7 @@ export function stream(deps: WrapDeps, method: Method, handler: StreamHandler<ob
       signal.throwIfAborted()
       // It may be long until there is something to send: the headers tell the client that it is being served.
       if (isEndless(method)) client.sendMetadata(new Metadata())
-      await handler(call.ctx, client.request, send)
+      await call.within(() => handler(call.ctx, client.request, send))
     } catch (error) {
       failure = error
       status = statusOf(error, signal)

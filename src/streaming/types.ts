@@ -10,6 +10,8 @@ export interface ExecSession {
   readonly stdout: boolean
   /** False with a tty: everything comes on stdout. */
   readonly stderr: boolean
+  /** Of the call that asked for it, for logs. */
+  readonly requestId?: string
 }
 
 /** A validated Attach call. */
@@ -20,6 +22,8 @@ export interface AttachSession {
   readonly stdin: boolean
   readonly stdout: boolean
   readonly stderr: boolean
+  /** Of the call that asked for it, for logs. */
+  readonly requestId?: string
 }
 
 /** A validated PortForward call. */
@@ -28,6 +32,8 @@ export interface PortForwardSession {
   readonly podSandboxId: string
   /** The ports of the call. For information: which ports are used is said by each stream, as with containerd. */
   readonly ports: readonly number[]
+  /** Of the call that asked for it, for logs. */
+  readonly requestId?: string
 }
 
 export type StreamSession = ExecSession | AttachSession | PortForwardSession

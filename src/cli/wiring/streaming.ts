@@ -10,6 +10,7 @@ import { runExec } from '../../runtime-service/exec.ts'
 import { connectToPod } from '../../runtime-service/port-forward.ts'
 import { StreamingServer } from '../../streaming/server.ts'
 import type { StreamingBackend } from '../../streaming/types.ts'
+import type { AuditWiring } from './audit.ts'
 
 /** How long running streams may go on at a stop, in milliseconds. */
 export const streamDrainMs = 5_000
@@ -23,22 +24,21 @@ export interface StreamingOptions {
   readonly background: Background
   /** What still runs when it aborts is ended at once: after the streaming server is closed. */
   readonly base: Ctx
+  readonly audit?: AuditWiring | undefined
 }
 
 /** The streaming server of exec, attach and port-forward. */
-export function streamingServer({ settings, deps, linux, log, metrics, background, base }: StreamingOptions): StreamingServer {
-  return StreamingServer.create({ settings, log: log.child({ component: 'streaming' }), metrics, background, backend: streamingBackend(deps, linux, base) })
+export function streamingServer({ settings, deps, linux, log, metrics, background, base, audit }: StreamingOptions): StreamingServer {
+  const backend = streamingBackend(deps, linux, base)
+  return StreamingServer.create({ settings, log: log.child({ component: 'streaming' }), metrics, background, backend: audit?.streams(backend) ?? backend })
 }
 
-/** What its sessions do, each under a request id of its own. */
+/** What its sessions do, each under the request id of the call that asked for it. */
 function streamingBackend(deps: RuntimeServiceDeps, linux: Pick<Linux, 'connectLoopback'>, base: Ctx): StreamingBackend {
-  const ctxOf = (method: string, container: string): Ctx => {
-    const requestId = newRequestId()
-    return { requestId, log: base.log.child({ requestId, method, container }), signal: base.signal }
-  }
+  const ctxOf = (method: string, container: string, requestId = newRequestId()): Ctx => ({ requestId, log: base.log.child({ requestId, method, container }), signal: base.signal })
   return {
-    exec: (session, io) => runExec(deps, ctxOf('Exec', session.containerId), session, io),
-    attach: (session, io) => runAttach(deps, ctxOf('Attach', session.containerId), session, io),
+    exec: (session, io) => runExec(deps, ctxOf('Exec', session.containerId, session.requestId), session, io),
+    attach: (session, io) => runAttach(deps, ctxOf('Attach', session.containerId, session.requestId), session, io),
     connect: (session, port, signal) => connectToPod({ sandboxes: deps.sandboxes, connect: (netns, to, options) => linux.connectLoopback(netns, to, options) }, session, port, AbortSignal.any([signal, base.signal])),
   }
 }
