@@ -60,6 +60,23 @@ test('the next host is asked while a black hole is still being connected to, and
   assert.equal(dead.connections(), 1)
 })
 
+test('what becomes of an overtaken host is found out after the pull that met it, but not after close()', async () => {
+  const [dead, good] = [await t.silentServer(), await t.registry()]
+  const configPath = await t.certsD(`server = "${good.url}"\n[host."${dead.url}"]\ndial_timeout = "500ms"\n`)
+  const some = t.client({ configPath, health: quick })
+  const pull = new AbortController()
+  await some.resolve(ref, null, { ...ctx, signal: pull.signal })
+  pull.abort(new Error('this pull is over'))
+  await reaches(some, dead.host, 'open')
+  assert.equal(dead.connections(), 1)
+  const cancelled = new AbortController()
+  const other = t.client({ configPath: await t.through(dead, dead), health: { headStartMs: 5 } })
+  const waiting = other.resolve(ref, null, { ...ctx, signal: cancelled.signal })
+  while (dead.connections() < 2) await new Promise((resolve) => { setImmediate(resolve) })
+  cancelled.abort(new Error('not wanted any more'))
+  await assert.rejects(waiting, /not wanted any more/)
+})
+
 test('a mirror that takes connections and never answers is a black hole too', async () => {
   const [silent, good] = [await t.registry(), await t.registry()]
   silent.fault = () => ({ kind: 'silent' })

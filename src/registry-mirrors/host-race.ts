@@ -10,14 +10,22 @@ export interface RaceOptions<T> {
   /** In order of preference, not empty. */
   readonly hosts: readonly RegistryHost[]
   readonly health: HostHealth
-  /**
-   * Asks one host. Rejects with a HostFailure when another one may do better, with anything else when none can. `patient`: it is the last
-   * one, and may be asked again while `wanted()`.
-   */
-  readonly attempt: (host: RegistryHost, patient: boolean, wanted: () => boolean) => Promise<T>
+  /** Ends every attempt, but not those that another one has overtaken: what becomes of them is worth knowing after the pull. */
+  readonly signal: AbortSignal
+  /** Ends those too. */
+  readonly closing: AbortSignal
+  /** Asks one host. Rejects with a HostFailure when another one may do better, with anything else when none can. */
+  readonly attempt: (host: RegistryHost, how: AttemptOptions) => Promise<T>
   /** Lets go of what a host brought after another one had served. */
   readonly discard: (late: T) => void
   readonly onSkip: (skipped: FailedHost) => void
+}
+
+export interface AttemptOptions {
+  /** It is the last one, and may be asked again while `wanted()`. */
+  readonly patient: boolean
+  readonly wanted: () => boolean
+  readonly signal: AbortSignal
 }
 
 type Outcome<T> =
@@ -30,7 +38,13 @@ interface Runner<T> {
   readonly outcome: Promise<Outcome<T>>
   /** Undefined: no other is asked before this one is done. */
   readonly headStartMs: number | undefined
+  /** Frees it from the signal of whoever began it. */
+  readonly detach: () => void
+  readonly stop: (reason: unknown) => void
 }
+
+/** An overtaken attempt has its own deadlines; this one is for bodies that trickle in. */
+const stragglerMs = 120_000
 
 /**
  * Asks hosts in order until one serves. A host that takes longer than its head start is joined by the next one, and the first that
@@ -109,11 +123,16 @@ class Race<T> {
   }
 
   #start(host: RegistryHost, headStartMs: number | undefined, patient: boolean, release?: () => void): Runner<T> {
-    const outcome = this.#options.attempt(host, patient, () => !this.#over).then(
+    const { attempt, signal, closing } = this.#options
+    const own = new AbortController()
+    const follow = (): void => own.abort(signal.reason)
+    if (signal.aborted) follow()
+    signal.addEventListener('abort', follow)
+    const outcome = attempt(host, { patient, wanted: () => !this.#over, signal: AbortSignal.any([own.signal, closing]) }).then(
       (value): Outcome<T> => ({ kind: 'served', value }),
       (error: unknown): Outcome<T> => (error instanceof HostFailure ? { kind: 'failed', failure: error } : { kind: 'fatal', error }),
     ).finally(release)
-    const runner = { host, outcome, headStartMs }
+    const runner = { host, outcome, headStartMs, detach: () => signal.removeEventListener('abort', follow), stop: (reason: unknown) => own.abort(reason) }
     this.#running.add(runner)
     return runner
   }
@@ -142,9 +161,14 @@ class Race<T> {
     }
   }
 
-  /** Goes on in the background, bounded by its own deadlines and the signal of whoever began it; it cannot reject. */
+  /** Goes on in the background, bounded by its own deadlines and the end of the service; it cannot reject. */
   #leave(runner: Runner<T>): void {
+    if (this.#options.signal.aborted) return
+    runner.detach()
+    const timer = setTimeout(() => runner.stop(new HostFailure('unreachable', 'another host was faster')), stragglerMs)
+    timer.unref()
     void runner.outcome.then((outcome) => {
+      clearTimeout(timer)
       if (outcome.kind === 'served') this.#options.discard(outcome.value)
     })
   }

@@ -80,6 +80,9 @@ interface Plan {
   readonly log: Logger
 }
 
+/** Asks one host; `its` is the plan with the attempt's own signal. */
+type Attempt<T> = (host: RegistryHost, its: Plan) => Promise<T>
+
 interface Question {
   readonly method: 'GET' | 'HEAD'
   /** Below the repository: `manifests/latest`. */
@@ -141,7 +144,7 @@ export class RegistryClient {
   async resolve(ref: ImageRef, auth: PullAuth, ctx: Ctx): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
     const plan = await this.#plan(ref, auth, ctx)
     const needed: readonly Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull']
-    return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host) => this.#resolveAt(host, plan))
+    return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host, its) => this.#resolveAt(host, its))
   }
 
   /** What one host of `hosts()` says that a reference means, whatever its capabilities; nothing is remembered of it. For probes. Rejects with a HostFailure or a CriError. */
@@ -178,7 +181,7 @@ export class RegistryClient {
       throw new CriError(Code.DATA_LOSS, `${what}: every host that has it sent wrong bytes (${able.map((host) => host.host).join(', ')})`, { reason: 'CONTENT' })
     }
     const open = (positionBytes: number, order: readonly RegistryHost[]): Promise<OpenedBody> =>
-      this.#firstOf(what, plan, order, (host) => this.#openAt(host, plan, descriptor, positionBytes), ({ response }) => void discardBody(response))
+      this.#firstOf(what, plan, order, (host, its) => this.#openAt(host, its, descriptor, positionBytes), ({ response }) => void discardBody(response))
     const stream = new BlobStream({
       what, hosts, open, sizeBytes: descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, stallTimeoutMs: this.#stallTimeoutMs, retryDelayMs: this.#retryDelayMs,
       onReceived: (host, bytes) => {
@@ -215,9 +218,9 @@ export class RegistryClient {
       throw new CriError(Code.FAILED_PRECONDITION, `${what}: it has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`, { reason: 'TOO_LARGE' })
     }
     const plan = await this.#plan(ref, auth, ctx)
-    return this.#firstOf(what, plan, usable(plan, ['pull']), async (host) => {
+    return this.#firstOf(what, plan, usable(plan, ['pull']), async (host, its) => {
       const accept = kind === 'manifests' && descriptor.mediaType !== '' ? `${descriptor.mediaType}, */*` : '*/*'
-      const response = await this.#ask(host, plan, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
+      const response = await this.#ask(host, its, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
       const bytes = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
       // 0: the size is not known.
       if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
@@ -315,16 +318,17 @@ export class RegistryClient {
     throw stillUnauthorized(scope)
   }
 
-  /** Asks the hosts in order until one serves. Hosts in front of others get one chance, the last one some more. */
-  async #firstOf<T>(what: string, plan: Plan, hosts: readonly RegistryHost[], attempt: (host: RegistryHost) => Promise<T>, discard: (late: T) => void = () => undefined): Promise<T> {
+  /** Asks the hosts in order until one serves. Hosts in front of others get one chance, the last one some more. Each attempt has a signal of its own. */
+  async #firstOf<T>(what: string, plan: Plan, hosts: readonly RegistryHost[], attempt: Attempt<T>, discard: (late: T) => void = () => undefined): Promise<T> {
     if (hosts.length === 0) {
       throw notFound(`${what}: no host is configured for ${plan.ref.registry} that may serve it (see capabilities in ${plan.hosts[0]?.source ?? 'hosts.toml'})`)
     }
     return firstToServe({
-      what, hosts, health: this.#health, discard,
-      attempt: async (host, patient, wanted) => {
+      what, hosts, health: this.#health, discard, signal: plan.signal, closing: this.#closing.signal,
+      attempt: async (host, { patient, wanted, signal }) => {
+        const its = { ...plan, signal }
         try {
-          return await (patient ? this.#persistently(host, plan, attempt, wanted) : this.#attempt(host, plan, attempt))
+          return await (patient ? this.#persistently(host, its, attempt, wanted) : this.#attempt(host, its, attempt))
         } catch (error) {
           if (!(error instanceof HostFailure)) throw error
           plan.log[patient ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: error.message }, patient ? 'registry host failed' : 'registry host failed, trying the next one')
@@ -336,7 +340,7 @@ export class RegistryClient {
     })
   }
 
-  async #persistently<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>, wanted: () => boolean): Promise<T> {
+  async #persistently<T>(host: RegistryHost, plan: Plan, attempt: Attempt<T>, wanted: () => boolean): Promise<T> {
     // Another request was told to wait.
     const heldForMs = this.#health.heldForMs(host)
     if (heldForMs > 0 && heldForMs <= maxRetryAfterMs) await pause(heldForMs, plan.signal)
@@ -353,11 +357,11 @@ export class RegistryClient {
   }
 
   /** One question to one host, counted and remembered. Rejects with a HostFailure, a CriError that no other host would change, or the signal's reason. */
-  async #attempt<T>(host: RegistryHost, plan: Plan, attempt: (host: RegistryHost) => Promise<T>): Promise<T> {
+  async #attempt<T>(host: RegistryHost, plan: Plan, attempt: Attempt<T>): Promise<T> {
     const started = performance.now()
     const count = (result: RequestResult): void => this.#metrics.request(host, result, (performance.now() - started) / 1000)
     try {
-      const value = await attempt(host)
+      const value = await attempt(host, plan)
       this.#health.answered(host)
       count('ok')
       return value

@@ -35,6 +35,8 @@ export interface PrivateNodeOptions {
   readonly registry?: Pick<RegistryOptions, 'auth'>
   /** Further hosts whose images the registry serves. */
   readonly hosts?: readonly string[]
+  /** Where cri-shim's figures are served. Default: nowhere. */
+  readonly metricsAddress?: string
 }
 
 /** A node of its own: registry, containerd and cri-shim, with a client of each. */
@@ -74,7 +76,7 @@ export async function startNode(options: PrivateNodeOptions = {}): Promise<Priva
     const containerd = stack.use(await startContainerd({ dir, certsDir, sandboxImage, dualStack, criSettings, config }))
     const toml = await readFile(containerd.configFile, 'utf8')
     await writeFile(configFile, await options.editConfig?.(toml, dir) ?? toml)
-    const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile, args: ['--log-level', 'debug'] }))
+    const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile, args: ['--log-level', 'debug'], ...(options.metricsAddress === undefined ? {} : { metricsAddress: options.metricsAddress }) }))
     const cri = stack.use(connectCri(shim.socket))
     const api = stack.adopt(new ContainerdApi({ address: `unix://${containerd.socket}`, metrics: createMetrics() }), (client) => client.close())
     await ready(cri)

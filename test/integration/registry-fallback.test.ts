@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { after, afterEach, before, describe, it } from 'node:test'
+import type { Fault } from '../fixtures/registry/faults.ts'
+import { type Registry, startRegistry } from '../fixtures/registry/registry.ts'
+import { addImage, addLayer } from '../images/image.ts'
+import type { ContentDir } from '../images/layout.ts'
+import { file } from '../images/tar.ts'
+import { hostArchitecture } from '../images/tiny-elf.ts'
+import { failureOf, type PrivateNode, pull, skipUnlessRoot, startNode, writeNodeFile } from './private-node.ts'
+
+const registryName = 'mirrored.example'
+const sizeBytes = 3 * 1024 * 1024
+const names = ['dead', 'after', 'status', 'reset', 'cut', 'corrupt', 'ignored', 'stale'] as const
+
+async function images(content: ContentDir): Promise<void> {
+  for (const name of names) content.name(`${registryName}/t/${name}:1`, await addImage(content, [await addLayer(content, [file(name, Buffer.alloc(sizeBytes, name))], 'oci', 'none')], hostArchitecture(), { Labels: { name } }))
+}
+
+/** A port of loopback that is free now. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+describe('mirrors that fail', { skip: skipUnlessRoot }, () => {
+  let node: PrivateNode
+  let second: Registry
+  let metricsPort = 0
+  const held: Socket[] = []
+  const dead = createServer((socket) => held.push(socket.on('error', () => undefined)))
+  before(async () => {
+    metricsPort = await freePort()
+    node = await startNode({ images, metricsAddress: `127.0.0.1:${metricsPort}` })
+    second = await startRegistry({ contentDir: node.contentDir })
+    dead.listen(0, '127.0.0.1')
+    await once(dead, 'listening')
+  })
+  afterEach(async () => {
+    for (const image of (await node.cri.image.ListImages({})).images) await node.cri.image.RemoveImage({ image: { image: image.id } })
+    second.requests.length = node.registry.requests.length = 0
+  })
+  after(async () => {
+    for (const socket of held) socket.destroy()
+    dead.close()
+    await second.close()
+    assert.deepEqual(await node.stop(), [])
+  })
+  const deadUrl = (): string => `https://127.0.0.1:${(dead.address() as AddressInfo).port}`
+  const hostsFile = (): string => join(node.certsDir, registryName, 'hosts.toml')
+  const through = async (...urls: readonly string[]): Promise<void> =>
+    writeNodeFile(hostsFile(), `server = "${urls.at(-1)}"\n${urls.slice(0, -1).map((url) => `[host."${url}"]\n  capabilities = ["pull", "resolve"]\n`).join('')}`)
+  const metrics = async (): Promise<string> => (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text()
+
+  it('costs a black hole one connection, in this pull and the next ones', async () => {
+    await through(deadUrl(), second.url)
+    await pull(node, `${registryName}/t/dead:1`)
+    assert.equal(held.length, 1)
+    const figures = await metrics()
+    const host = deadUrl().slice('https://'.length)
+    assert.ok(figures.includes(`cri_shim_registry_breaker_state{host="${host}",state="slow"} 1`), 'its 30 s are not over yet')
+    await pull(node, `${registryName}/t/after:1`)
+    assert.equal(held.length, 1)
+    assert.match(await metrics(), new RegExp(`cri_shim_registry_received_bytes_total\\{host="127\\.0\\.0\\.1:${second.port}"\\} [1-9]`))
+  })
+
+  const faults: Readonly<Record<'status' | 'reset' | 'cut' | 'corrupt' | 'ignored', Fault['action']>> = {
+    status: { kind: 'status', status: 503, headers: { 'retry-after': '1' } }, reset: { kind: 'reset' }, cut: { kind: 'cut', afterBytes: sizeBytes / 2 }, corrupt: { kind: 'corrupt' }, ignored: { kind: 'cut', afterBytes: sizeBytes / 2 },
+  }
+  for (const [name, action] of Object.entries(faults)) {
+    it(`goes on at the next host: ${name}`, async () => {
+      // One that nothing is known of.
+      await using first = await startRegistry({ contentDir: node.contentDir })
+      await through(first.url, second.url)
+      first.fault({ match: ({ kind }) => kind === 'blob', action })
+      const undoRange = name === 'ignored' ? second.fault({ match: ({ kind }) => kind === 'blob', action: { kind: 'ignore-range' } }) : undefined
+      try {
+        await pull(node, `${registryName}/t/${name}:1`)
+      } finally {
+        undoRange?.()
+      }
+      assert.ok(first.requests.some(({ kind }) => kind === 'blob'))
+      const asked = second.requests.filter(({ kind }) => kind === 'blob')
+      assert.ok(asked.length > 0 && asked.every(({ ns }) => ns === registryName))
+      if (name === 'cut' || name === 'ignored') assert.ok(asked.some(({ range }) => /^bytes=[1-9]\d*-$/.test(range ?? '')), 'from where it broke off')
+      if (name === 'corrupt') assert.ok(asked.some(({ range }) => range === undefined), 'from the start')
+    })
+  }
+
+  it('tells each host’s own reason in the words of an event, and a broken file by its line', async () => {
+    const refusing = await freePort()
+    await through(`http://127.0.0.1:${refusing}`, node.registry.url, second.url)
+    const undo = [node.registry, second].map((registry, index) => registry.fault({ action: { kind: 'status', status: index === 0 ? 500 : 403, body: JSON.stringify({ errors: [{ code: 'DENIED', message: `at https://bucket/x?sig=signed-secret ${'and so on '.repeat(50)}` }] }) } }))
+    const failure = await failureOf(pull(node, `${registryName}/t/stale:1`))
+    for (const each of undo) each()
+    assert.match(failure, /^PERMISSION_DENIED: cannot resolve mirrored\.example\/t\/stale:1: /)
+    for (const reason of [`127.0.0.1:${refusing}: connection refused`, `127.0.0.1:${node.registry.port}: 500 `, `127.0.0.1:${second.port}: 403 forbidden (DENIED`]) assert.ok(failure.includes(reason), failure)
+    assert.ok(failure.length < 1000 && !failure.includes('signed-secret'), failure)
+    assert.ok(!(await readFile(node.shim.logFile, 'utf8')).includes('signed-secret'))
+
+    await writeNodeFile(hostsFile(), `server = "${second.url}"\n[host."${node.registry.url}"]\nskip_verify = "yes"\n`)
+    assert.match(await failureOf(pull(node, `${registryName}/t/stale:1`)), new RegExp(`^FAILED_PRECONDITION: ${hostsFile()}:3: skip_verify must be true or false`))
+    await through(second.url)
+    await pull(node, `${registryName}/t/stale:1`)
+  })
+})
