@@ -5,12 +5,14 @@ import type { Ctx } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry-client.ts'
+import type { PullTracker } from './progress.ts'
 
 /** One pull as its parts see it. */
 export interface PullSource {
   readonly ref: ImageRef
   readonly auth: PullAuth
   readonly lease: string
+  readonly tracker: PullTracker
   /** Bytes have arrived: the pull is alive. */
   readonly progress: (bytes: number) => void
   /** A host has served something, for the line in the log. */
@@ -72,23 +74,33 @@ export class BlobFetcher {
     const writer = await this.#content.openWriter(ctx, { ref: ingestRef(descriptor), digest: descriptor.digest, sizeBytes: descriptor.sizeBytes, lease: source.lease })
     if (writer === undefined) {
       await this.#content.setLabels(ctx, descriptor.digest, labels)
+      source.tracker.layer(descriptor.digest, 'downloaded')
       return
     }
+    source.tracker.layer(descriptor.digest, 'downloading')
     try {
       if (writer.offsetBytes > descriptor.sizeBytes) await writer.truncate()
       let hosts: readonly string[] = ['an earlier download']
       if (writer.offsetBytes < descriptor.sizeBytes) {
         if (writer.offsetBytes > 0) ctx.log.info({ digest: descriptor.digest, offsetBytes: writer.offsetBytes, sizeBytes: descriptor.sizeBytes }, 'going on with an interrupted download')
-        const blob = await this.#registry.openBlob(source.ref, descriptor, { offsetBytes: writer.offsetBytes, auth: source.auth, signal: ctx.signal, log: ctx.log, avoid })
+        let storedBytes = writer.offsetBytes
+        source.tracker.stored(descriptor.digest, storedBytes)
+        const blob = await this.#registry.openBlob(source.ref, descriptor, {
+          offsetBytes: writer.offsetBytes, auth: source.auth, signal: ctx.signal, log: ctx.log, avoid,
+          onReceived: (bytes, host) => source.tracker.received(descriptor.digest, bytes, host),
+        })
         source.served(blob.host)
         for await (const chunk of blob.stream) {
           await writer.write(chunk)
           source.progress(chunk.length)
+          storedBytes += chunk.length
+          source.tracker.stored(descriptor.digest, storedBytes)
         }
         hosts = blob.hosts
       }
       try {
         await writer.commit(labels)
+        source.tracker.layer(descriptor.digest, 'downloaded')
       } catch (error) {
         if (error instanceof CriError && error.code === Code.FAILED_PRECONDITION) throw new WrongBytes(hosts, error)
         throw error

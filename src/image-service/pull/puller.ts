@@ -4,7 +4,7 @@ import { join } from '../../concurrency/join.ts'
 import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
 import type { Operation } from '../../concurrency/operation.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
-import { Code, CriError, isAlreadyExists, isNotFound } from '../../errors/cri-error.ts'
+import { Code, CriError, isAlreadyExists, isNotFound, messageOf } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
@@ -16,6 +16,7 @@ import { ArtifactUnpacker, type WithMounts } from './artifact-unpack.ts'
 import { BlobFetcher, type PullSource } from './blobs.ts'
 import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
 import { maxDocumentBytes } from './stored-manifest.ts'
+import { PullProgress, type PullTracker } from './progress.ts'
 import { Unpacker } from './unpack.ts'
 import { Watchdog } from './watchdog.ts'
 
@@ -36,6 +37,8 @@ export interface PullerOptions {
   readonly platform: Platform
   readonly withMounts: WithMounts
   readonly operation: (name: string) => Operation
+  /** Told how each pull goes on. Default: one that nobody reads. */
+  readonly progress?: PullProgress
 }
 
 export interface PullRequest {
@@ -77,12 +80,14 @@ export class Puller {
   readonly #blobs: BlobFetcher
   readonly #unpacker: Unpacker
   readonly #artifacts: ArtifactUnpacker
+  readonly #progress: PullProgress
   /** How many pulls use a lease: two tags of one image share it, and it ends with the last of them. */
   readonly #leaseUsers = new Map<string, number>()
   readonly #leaseMutex = new KeyedMutex()
 
   constructor(options: PullerOptions) {
     this.#options = options
+    this.#progress = options.progress ?? new PullProgress()
     this.#blobs = new BlobFetcher(options.containerd.content, options.registry)
     this.#unpacker = new Unpacker(options.containerd)
     this.#artifacts = new ArtifactUnpacker({ ...options, unpacker: this.#unpacker })
@@ -93,6 +98,18 @@ export class Puller {
    * ends with the pull that succeeds or finds the image unusable, or after a day.
    */
   async pull(ctx: Ctx, request: PullRequest): Promise<PulledImage> {
+    const tracker = this.#progress.begin(request.ref.toString())
+    try {
+      const pulled = await this.#pull(ctx, request, tracker)
+      tracker.end()
+      return pulled
+    } catch (error) {
+      tracker.end(messageOf(ctx.signal.aborted ? ctx.signal.reason : error))
+      throw error
+    }
+  }
+
+  async #pull(ctx: Ctx, request: PullRequest, tracker: PullTracker): Promise<PulledImage> {
     const { registry, settings, operation: begin } = this.#options
     const { ref, auth } = request
     const operation = begin('PullImage')
@@ -104,17 +121,20 @@ export class Puller {
     try {
       const resolved = await operation.step('resolve', () => registry.resolve(ref, auth, watched))
       hosts.add(resolved.host)
+      tracker.resolved(resolved.descriptor.digest, resolved.host)
       const lease = leaseId(request, resolved.descriptor)
       const pulled = await this.#underLease(watched, operation, lease, ref, async () => {
         const source: PullSource = {
-          ref, auth, lease, served: (host) => hosts.add(host),
+          ref, auth, lease, tracker, served: (host) => hosts.add(host),
           progress: (count) => {
             bytes += count
             watchdog.progress()
           },
         }
+        tracker.step('fetch manifest')
         const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
         await this.#fetchBlobs(watched, operation, watchdog, source, target, request.snapshotter)
+        tracker.step('record image')
         return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
       })
       const { manifest, id } = pulled.target
@@ -200,6 +220,7 @@ export class Puller {
     if (stored !== undefined) return stored
     const fetched = await this.#options.registry.fetchManifest(source.ref, descriptor, source.auth, ctx)
     source.served(fetched.host)
+    source.tracker.document(fetched.host)
     return fetched.bytes
   }
 
@@ -210,6 +231,7 @@ export class Puller {
     if (manifest.config.digest === emptyConfig.digest) return emptyConfig.bytes
     const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, ctx)
     source.served(fetched.host)
+    source.tracker.document(fetched.host)
     return fetched.bytes
   }
 
@@ -234,12 +256,18 @@ export class Puller {
     const options = { snapshotter, lease: source.lease, syncFs: this.#options.settings.imagePullWithSyncFs }
     const { digest } = target.descriptor
     if (artifact.problem === undefined && await this.#unpacker.exists(ctx, artifactSnapshot(digest), options)) return
+    source.tracker.layers(target.manifest.layers)
+    source.tracker.step('download files')
     await operation.step('download files', async () => {
       const queue = this.#downloads(maxWaitingFiles)
       const blobs = new Map(target.manifest.layers.map((layer) => [layer.digest, layer]))
       await join<void[]>(ctx.signal, [...blobs.values()].map((layer) => (signal) => queue.add(() => watchdog.watch(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, distributionSource(source.ref))), { signal })))
     })
-    if (artifact.problem === undefined) await operation.step('unpack files', () => this.#artifacts.unpack(ctx, digest, artifact, options))
+    if (artifact.problem === undefined) {
+      source.tracker.step('unpack files')
+      await operation.step('unpack files', () => this.#artifacts.unpack(ctx, digest, artifact, options))
+    }
+    for (const layer of target.manifest.layers) source.tracker.layer(layer.digest, 'done')
   }
 
   #downloads(maxWaiting: number): BoundedQueue {
@@ -257,6 +285,8 @@ export class Puller {
     const queue = this.#downloads(maxWaitingLayers)
     let below = 0
     while (below < chain.length && await this.#unpacker.exists(ctx, chain[below] ?? '', options)) below += 1
+    source.tracker.layers(layers, below)
+    source.tracker.step('download and unpack layers')
     const downloaded = layers.map(() => Promise.withResolvers<void>())
     for (const each of downloaded) each.promise.catch(() => undefined)
     await join<[void, void]>(ctx.signal, [
@@ -279,7 +309,9 @@ export class Puller {
           const [diffId, chainId] = [diffIds[index], chain[index]]
           if (descriptor === undefined || diffId === undefined || chainId === undefined) throw new TypeError('layers and diff ids were counted to be as many')
           await downloaded[index]?.promise
+          source.tracker.layer(descriptor.digest, 'unpacking')
           await this.#unpacker.unpack(withSignal(ctx, signal), { descriptor, diffId, chainId, parent: chain[index - 1] ?? '', labels: this.#snapshotLabels(source.ref, target, index) }, options)
+          source.tracker.layer(descriptor.digest, 'done')
         }
       }),
     ])
