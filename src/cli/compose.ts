@@ -20,6 +20,7 @@ import { imageStatus } from '../image-service/image-status.ts'
 import { listImages, streamImages } from '../image-service/list-images.ts'
 import { pullImage, pullNow } from '../image-service/pull-image.ts'
 import { PullCoordinator } from '../image-service/pull/coordinator.ts'
+import { PullProgress } from '../image-service/pull/progress.ts'
 import { Puller } from '../image-service/pull/puller.ts'
 import { removeImage } from '../image-service/remove-image.ts'
 import { findImage, requireContainerImage, requireVolumeImage } from '../image-service/resolve-image.ts'
@@ -128,7 +129,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   await cleanScratch(linux, scratch)
   await cleanIdmapped(linux, shim.state)
   const host = hostPort(linux, scratch)
-  const pulls = new PullCoordinator(new Puller({ containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
+  const pullProgress = new PullProgress()
+  const pulls = new PullCoordinator(new Puller({ progress: pullProgress, containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
@@ -296,6 +298,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   return {
     handlers,
     gate,
+    listings: { '/pulls': () => pullProgress.list() },
     tracer: tracing,
     audit,
     async start() {

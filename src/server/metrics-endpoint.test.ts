@@ -71,3 +71,20 @@ test('no address is no endpoint, a wrong one an error, a public one a warning', 
   await assert.rejects(startMetricsEndpoint('192.0.2.1:9091', deps), { code: Code.FAILED_PRECONDITION })
   assert.equal(deps.capture.lines[0]?.level, 'warn')
 })
+
+test('listings are JSON under their paths', async () => {
+  let asked = 0
+  const endpoint = await startMetricsEndpoint('127.0.0.1:0', { ...depsOf(), listings: { '/pulls': () => [{ image: 'x', number: ++asked }] } })
+  assert.ok(endpoint !== undefined)
+  try {
+    const where = tcpAddress(endpoint.address)
+    for (const number of [1, 2]) {
+      const { status, body } = await get(where, '/pulls?pretty')
+      assert.equal(status, 200)
+      assert.deepEqual(JSON.parse(body), [{ image: 'x', number }])
+    }
+    assert.match((await get(where, '/toString')).body, /^there are \/metrics, \/healthz, \/pulls and \/readyz$/m)
+  } finally {
+    await endpoint.close()
+  }
+})

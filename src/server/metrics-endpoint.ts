@@ -12,6 +12,8 @@ export interface MetricsEndpointDeps {
   readonly metrics: Metrics
   /** Why the service is not ready, for /readyz; undefined if it is. */
   readonly notReady: () => string | undefined
+  /** More to be had as JSON, by path: `/pulls`. */
+  readonly listings?: Readonly<Record<string, () => unknown>> | undefined
 }
 
 export interface MetricsEndpoint {
@@ -72,13 +74,18 @@ async function answer(deps: MetricsEndpointDeps, request: IncomingMessage, respo
       reply(reason === undefined ? 200 : 503, `${reason ?? 'ok'}\n`)
       return
     }
-    default:
-      reply(404, 'there are /metrics, /healthz and /readyz\n')
+    default: {
+      const listings = deps.listings ?? {}
+      const path = request.url?.split('?', 1)[0] ?? ''
+      const listing = Object.hasOwn(listings, path) ? listings[path] : undefined
+      if (listing === undefined) reply(404, `there are ${['/metrics', '/healthz', ...Object.keys(listings)].join(', ')} and /readyz\n`)
+      else reply(200, `${JSON.stringify(listing(), null, 2)}\n`, 'application/json')
+    }
   }
 }
 
 /**
- * Serves /metrics (Prometheus text), /healthz (200 as long as the event loop turns) and /readyz (503 with the reason while the service is not
+ * Serves /metrics (Prometheus text), the listings that it is given (JSON), /healthz (200 as long as the event loop turns) and /readyz (503 with the reason while the service is not
  * ready) on `HOST:PORT` or `unix:///PATH`. An empty address is none: undefined. Metrics of the process itself and the event-loop delay are
  * added to the registry.
  *

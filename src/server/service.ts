@@ -13,6 +13,8 @@ export type Gate = (method: Method) => CriError | undefined
 export interface Service {
   readonly handlers: HandlerTable
   readonly gate: Gate
+  /** What is to be had as JSON on the metrics address, by path. */
+  readonly listings?: Readonly<Record<string, () => unknown>>
   /** Undefined when tracing is switched off. */
   readonly tracer?: Tracer | undefined
   /** Undefined when there is no audit log. */
