@@ -84,6 +84,7 @@ test('a broken file names file, line and remedy', () => {
     [`server = "https://x"\n[${'a.'.repeat(5000)}b]`, 2, /nested too deep/],
     [`# ${'x'.repeat(300_000)}`, 1, /is this the right file/],
     ['server = "https://good\\\\evil"', 1, /not a URL/],
+    ['[host."ht\\ntp s"]', 1, /host "ht tp s": it is not a URL/],
     ['[host."https:///mirror.example"]', 1, /not a URL|no host name/],
     ['[host."https://"]', 1, /not a URL|no host name/],
   ]

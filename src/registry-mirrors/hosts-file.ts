@@ -278,6 +278,9 @@ function withoutSecrets(url: string): string {
   return url.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/, '')
 }
 
+/** In one short line. */
 function clip(text: string): string {
-  return text.length > 100 ? `${text.slice(0, 100)}…` : text
+  // eslint-disable-next-line no-control-regex
+  const line = text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]+/g, ' ')
+  return line.length > 100 ? `${line.slice(0, 100)}…` : line
 }
