@@ -4,6 +4,7 @@ import { type Command, ExitCode, type Output, UsageError, parseArguments, sugges
 import { configCheck, configDefault, configShow } from './commands/config.ts'
 import { mirrorsExplain } from './commands/mirrors.ts'
 import { mirrorsMigrate } from './commands/mirrors-migrate.ts'
+import { pullCommand } from './commands/pull.ts'
 import { serveCommand } from './commands/serve.ts'
 import { version } from './commands/version.ts'
 import { warmUpCommand } from './commands/warm-up.ts'
@@ -12,7 +13,7 @@ import type { Compose } from './run-service.ts'
 
 /** Every command. `loadCompose` brings the composition root for `serve`. */
 export function commandsWith(loadCompose: () => Promise<Compose>): readonly Command[] {
-  return [serveCommand(loadCompose), configCheck, configShow, configDefault, mirrorsExplain, mirrorsMigrate, version, warmUpCommand]
+  return [serveCommand(loadCompose), configCheck, configShow, configDefault, mirrorsExplain, mirrorsMigrate, pullCommand(), version, warmUpCommand]
 }
 
 /** The command that the first words name, and what follows it. */

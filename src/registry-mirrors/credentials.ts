@@ -22,6 +22,9 @@ export type Credential =
   /** A bearer token for the registry itself. */
   | { readonly kind: 'registry'; readonly token: string }
 
+/** What of a host decides on its credential. */
+export type CredentialHost = Pick<RegistryHost, 'host' | 'ownRegistry'>
+
 /** The image whose content is asked for. */
 export interface CredentialImage {
   readonly registry: string
@@ -61,7 +64,7 @@ export class Credentials {
   }
 
   /** The credential for one host. Rejects with INVALID_ARGUMENT for a pull secret that cannot be read, or with the signal's reason. */
-  async of(host: RegistryHost, image: CredentialImage, auth: PullAuth, signal?: AbortSignal): Promise<Credential> {
+  async of(host: CredentialHost, image: CredentialImage, auth: PullAuth, signal?: AbortSignal): Promise<Credential> {
     const secret = auth === null || auth === undefined ? none : ofPullAuth(auth)
     if (auth !== null && auth !== undefined && secret.kind !== 'none' && this.#takes(host, image, auth)) return secret
     let problem: string | undefined
@@ -77,19 +80,19 @@ export class Credentials {
   }
 
   /** The credential that `of` gave for a host was refused: a helper may know a newer one. */
-  async refused(host: RegistryHost, image: CredentialImage): Promise<void> {
+  async refused(host: CredentialHost, image: CredentialImage): Promise<void> {
     for (const candidate of await this.candidates(host, image)) {
       if (candidate.kind === 'helper') this.#helpers.forget(candidate.helper, serverOf(host))
     }
   }
 
   /** Whether a pull secret without an address of its own goes to this host: as the image's registry, or because the settings say so. */
-  takesPullSecret(host: RegistryHost, image: CredentialImage): boolean {
+  takesPullSecret(host: CredentialHost, image: CredentialImage): boolean {
     return this.#takes(host, image, {})
   }
 
   /** What is configured for a host, in the order in which it is tried. Runs no helper. */
-  async candidates(host: RegistryHost, { repository }: CredentialImage): Promise<Candidate[]> {
+  async candidates(host: CredentialHost, { repository }: CredentialImage): Promise<Candidate[]> {
     const { settings } = this.#options
     const found: Candidate[] = []
     for (const [name, entry] of ownEntries(settings, host)) {
@@ -103,7 +106,7 @@ export class Credentials {
     return found
   }
 
-  async #addFile(found: Candidate[], file: string, host: RegistryHost, repository: string): Promise<void> {
+  async #addFile(found: Candidate[], file: string, host: CredentialHost, repository: string): Promise<void> {
     let config: DockerConfig | undefined
     try {
       config = await this.#files.get(file)
@@ -126,7 +129,7 @@ export class Credentials {
     if (helper === undefined && config.credsStore !== '') found.push({ kind: 'helper', source: `${file} (credsStore)`, helper: config.credsStore })
   }
 
-  async #fetch(candidate: Candidate, host: RegistryHost, signal: AbortSignal | undefined): Promise<Credential> {
+  async #fetch(candidate: Candidate, host: CredentialHost, signal: AbortSignal | undefined): Promise<Credential> {
     if (candidate.kind === 'known') return candidate.credential
     if (candidate.kind === 'problem') return { kind: 'none', problem: candidate.problem }
     try {
@@ -138,7 +141,7 @@ export class Credentials {
     }
   }
 
-  #takes(host: RegistryHost, image: CredentialImage, auth: Partial<AuthConfig>): boolean {
+  #takes(host: CredentialHost, image: CredentialImage, auth: Partial<AuthConfig>): boolean {
     const address = auth.server_address ?? ''
     if (address === '' ? host.ownRegistry : sameHost(address, host.host)) return true
     const owner = address === '' ? image.registry : address
@@ -157,14 +160,14 @@ export function withProblem(text: string, credential: Credential): string {
 }
 
 /** The settings for a host: its own name, then the longest pattern, then `*`. */
-function ownEntries(settings: RegistrySettings, host: RegistryHost): [string, NonNullable<RegistrySettings['credentials']>[string]][] {
+function ownEntries(settings: RegistrySettings, host: CredentialHost): [string, NonNullable<RegistrySettings['credentials']>[string]][] {
   const rank = (name: string): number => (name.startsWith('*') ? name.length : Number.POSITIVE_INFINITY)
   return Object.entries(settings.credentials ?? {})
     .filter(([name]) => (name.startsWith('*') ? (portOf(name) === undefined ? hostName(host.host) : host.host).endsWith(name.slice(1).toLowerCase()) : sameHost(name, host.host)))
     .sort(([a], [b]) => rank(b) - rank(a))
 }
 
-function notSent(host: RegistryHost, image: CredentialImage, auth: PullAuth): string {
+function notSent(host: CredentialHost, image: CredentialImage, auth: PullAuth): string {
   const address = auth?.server_address ?? ''
   if (host.ownRegistry) return `the pull secret is for ${plain(address)} (its server_address)`
   const owner = address === '' ? image.registry : plain(address)
@@ -211,7 +214,7 @@ function decode(encoded: string): Credential | undefined {
 }
 
 /** What helpers know a host by. Docker Hub has a name of its own there. */
-function serverOf(host: RegistryHost): string {
+function serverOf(host: CredentialHost): string {
   return canonicalRegistry(host.host) === 'docker.io' ? 'https://index.docker.io/v1/' : host.host
 }
 
