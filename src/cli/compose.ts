@@ -77,6 +77,7 @@ import { versions } from './version-info.ts'
 import { AuditWiring } from './wiring/audit.ts'
 import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
+import { Health } from './wiring/health.ts'
 import { cleanScratch, hostPort } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
 import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
@@ -247,6 +248,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     }),
   }
 
+  const health = new Health(containerd.introspection, base)
   registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
 
   const audit = await AuditWiring.start({ settings: shim.audit, linux, sandboxes, containers, log: log.child({ component: 'audit' }), metrics })
@@ -299,6 +301,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     handlers,
     gate,
     listings: { '/pulls': () => pullProgress.list() },
+    problem: () => health.problem(),
     tracer: tracing,
     audit,
     async start() {

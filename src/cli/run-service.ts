@@ -65,7 +65,7 @@ export async function runService(deps: RunServiceDeps): Promise<number> {
 
   try {
     stop.throwIfAborted()
-    const metricsEndpoint = await startMetricsEndpoint(shim.metricsAddress, { log, metrics, notReady: () => service.gate('RunPodSandbox')?.message, listings: service.listings })
+    const metricsEndpoint = await startMetricsEndpoint(shim.metricsAddress, { log, metrics, notReady: () => service.gate('RunPodSandbox')?.message, problem: () => service.problem?.() ?? Promise.resolve(undefined), listings: service.listings })
     if (metricsEndpoint !== undefined) closers.push(() => attempt(log, 'closing the metrics endpoint', () => metricsEndpoint.close()))
     const endpoint = new Endpoint({ handlers: service.handlers, gate: service.gate, log, metrics, tracer: service.tracer, audit: service.audit }, { listen: shim.listen })
     await endpoint.listen()

@@ -50,6 +50,16 @@ test('metrics, health and readiness over TCP', async () => {
   }
 })
 
+test('healthz says what is wrong', async () => {
+  const endpoint = await startMetricsEndpoint('127.0.0.1:0', { ...depsOf(), problem: async () => 'containerd does not answer' })
+  assert.ok(endpoint !== undefined)
+  try {
+    assert.deepEqual(await get(tcpAddress(endpoint.address), '/healthz'), { status: 503, body: 'containerd does not answer\n' })
+  } finally {
+    await endpoint.close()
+  }
+})
+
 test('over a unix socket, private as that of CRI', async () => {
   using directory = temporaryDirectory()
   const path = `${directory.path}/m/metrics.sock`

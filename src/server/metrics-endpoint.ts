@@ -10,6 +10,8 @@ import { listenOnUnixSocket } from './unix-listener.ts'
 export interface MetricsEndpointDeps {
   readonly log: Logger
   readonly metrics: Metrics
+  /** What is wrong with the service, for /healthz; undefined if nothing is. Default: that it is asked is enough. */
+  readonly problem?: (() => Promise<string | undefined>) | undefined
   /** Why the service is not ready, for /readyz; undefined if it is. */
   readonly notReady: () => string | undefined
   /** More to be had as JSON, by path: `/pulls`. */
@@ -66,9 +68,11 @@ async function answer(deps: MetricsEndpointDeps, request: IncomingMessage, respo
     case '/metrics':
       reply(200, await deps.metrics.registry.metrics(), deps.metrics.registry.contentType)
       return
-    case '/healthz':
-      reply(200, 'ok\n')
+    case '/healthz': {
+      const problem = await deps.problem?.()
+      reply(problem === undefined ? 200 : 503, `${problem ?? 'ok'}\n`)
       return
+    }
     case '/readyz': {
       const reason = deps.notReady()
       reply(reason === undefined ? 200 : 503, `${reason ?? 'ok'}\n`)
@@ -85,7 +89,7 @@ async function answer(deps: MetricsEndpointDeps, request: IncomingMessage, respo
 }
 
 /**
- * Serves /metrics (Prometheus text), the listings that it is given (JSON), /healthz (200 as long as the event loop turns) and /readyz (503 with the reason while the service is not
+ * Serves /metrics (Prometheus text), the listings that it is given (JSON), /healthz (200 as long as the event loop turns and containerd answers) and /readyz (503 with the reason while the service is not
  * ready) on `HOST:PORT` or `unix:///PATH`. An empty address is none: undefined. Metrics of the process itself and the event-loop delay are
  * added to the registry.
  *

@@ -15,6 +15,8 @@ export interface Service {
   readonly gate: Gate
   /** What is to be had as JSON on the metrics address, by path. */
   readonly listings?: Readonly<Record<string, () => unknown>>
+  /** What is wrong with the service or what it stands on, undefined when nothing is: whether it is alive, which is not whether it is ready. Never rejects. */
+  problem?(): Promise<string | undefined>
   /** Undefined when tracing is switched off. */
   readonly tracer?: Tracer | undefined
   /** Undefined when there is no audit log. */
