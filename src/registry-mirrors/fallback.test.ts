@@ -152,6 +152,19 @@ test('the last host is asked whatever is known of it, and skipped ones when it c
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, mirror.host, 'better than none')
 })
 
+test('a host that is named twice is not held to what it said before', async () => {
+  const one = await t.registry()
+  const configPath = await t.certsD(`server = "${one.url}"\n[host."${one.url}"]\ncapabilities = ["pull", "resolve"]\n`)
+  const some = t.client({ configPath })
+  one.fault = () => ({ kind: 'status', status: 500 })
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /500/)
+  assert.equal(stateOf(some, one.host), 'open')
+  one.requests.length = 0
+  one.fault = () => ({ kind: 'status', status: 404 })
+  await failure(some.fetchManifest(ref, manifest, null, ctx), Code.NOT_FOUND, new RegExp(`: ${one.host}: 404 not found$`))
+  assert.equal(one.requests.length, 1)
+})
+
 test('Retry-After: the host is passed over so long, and waited for when there is no other', async () => {
   const [mirror, last] = [await t.registry(), await t.registry()]
   mirror.fault = () => ({ kind: 'status', status: 429, headers: { 'retry-after': '30' } })

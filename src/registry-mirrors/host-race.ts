@@ -95,7 +95,7 @@ class Race<T> {
   /** In the order of the configuration. */
   #allFailed(): CriError {
     const { what, hosts } = this.#options
-    const failed = [...this.#failed, ...this.#skipped].sort((a, b) => hosts.indexOf(a.host) - hosts.indexOf(b.host))
+    const failed = [...this.#failed, ...this.#skipped.filter(({ host }) => !this.#wasAsked(host))].sort((a, b) => hosts.indexOf(a.host) - hosts.indexOf(b.host))
     return allFailed(what, failed)
   }
 
@@ -112,8 +112,15 @@ class Race<T> {
       onSkip(skipped)
     }
     if (this.#running.size > 0 || !this.#isOpen()) return undefined
-    const resort = this.#skipped.shift()
-    return resort === undefined ? undefined : this.#start(resort.host, undefined, false)
+    for (let resort = this.#skipped.shift(); resort !== undefined; resort = this.#skipped.shift()) {
+      if (!this.#wasAsked(resort.host)) return this.#start(resort.host, undefined, false)
+    }
+    return undefined
+  }
+
+  /** Files name a host twice, as a mirror and as `server`: what it says now is worth more than what it said before. */
+  #wasAsked({ url }: RegistryHost): boolean {
+    return this.#failed.some(({ host }) => host.url === url)
   }
 
   /** Whether a host that was passed over could still make a difference: not when the registry, or who stands for it, has spoken. */
