@@ -207,7 +207,7 @@ export class ContentWriter {
     this.#file = await IngestFile.open(contentRoot, this.#client.namespace, this.#options.ref, this.#sent)
   }
 
-  /** Takes the next bytes, whose memory must stay as it is. Resolves when more may come. */
+  /** Takes the next bytes, whose memory may be used again when this resolves. */
   async write(chunk: Uint8Array): Promise<void> {
     if (this.#file !== undefined) {
       if (this.#failure !== undefined) throw this.#failure
@@ -272,7 +272,6 @@ export class ContentWriter {
   /** The ingest is let go and opened once more, which makes containerd read it. */
   async #commitFile(file: IngestFile, labels: Readonly<Record<string, string>>): Promise<void> {
     const { digest, sizeBytes } = this.#options
-    await file.flush()
     this.#file = undefined
     await file.close()
     if (this.#failure !== undefined) throw this.#failure

@@ -2,9 +2,6 @@ import { type FileHandle, open, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromNodeError } from '../linux/errno.ts'
 
-/** What is handed to the kernel at once. */
-const writeBytes = 1024 * 1024
-
 /**
  * The data file of an ingest that containerd has opened for us, written without containerd in between. That is safe because nothing is
  * believed of it: the ingest's lock is ours while this is open, and before the commit containerd reads the whole file and compares its digest.
@@ -12,8 +9,6 @@ const writeBytes = 1024 * 1024
 export class IngestFile {
   readonly #file: FileHandle
   readonly #path: string
-  #gathered: Uint8Array[] = []
-  #gatheredBytes = 0
   #writtenBytes: number
   #writing: Promise<void> | undefined
 
@@ -39,58 +34,35 @@ export class IngestFile {
   }
 
   get offsetBytes(): number {
-    return this.#writtenBytes + this.#gatheredBytes
+    return this.#writtenBytes
   }
 
-  /** Takes the next bytes, whose memory must stay as it is. While one piece is being written the next is gathered. */
+  /** Writes the next bytes, whose memory may be used again when this resolves. One at a time. */
   async write(chunk: Uint8Array): Promise<void> {
-    this.#gathered.push(chunk)
-    this.#gatheredBytes += chunk.length
-    if (this.#gatheredBytes < writeBytes) return
-    await this.#writing
-    this.#begin()
-  }
-
-  async flush(): Promise<void> {
-    await this.#writing
-    this.#begin()
-    await this.#writing
+    const writing = this.#put(chunk)
+    this.#writing = writing
+    await writing
   }
 
   async truncate(): Promise<void> {
-    await this.#writing
-    this.#gathered = []
-    this.#gatheredBytes = 0
     await this.#file.truncate(0).catch((error: unknown) => { throw fromNodeError(`cannot empty ${this.#path}`, error) })
     this.#writtenBytes = 0
   }
 
-  /** What was gathered and not written is dropped: a later writer goes on from what is in the file. */
+  /** Waits for the write that is under way: the ingest's lock may go after this. */
   async close(): Promise<void> {
     await this.#writing?.catch(() => undefined)
     await this.#file.close()
   }
 
-  #begin(): void {
-    if (this.#gatheredBytes === 0) return
-    const [pieces, bytes] = [this.#gathered, this.#gatheredBytes]
-    this.#gathered = []
-    this.#gatheredBytes = 0
-    const writing = this.#put(pieces, bytes)
-    // Whoever comes next awaits it; a failure must not count as unhandled until then.
-    writing.catch(() => undefined)
-    this.#writing = writing
-  }
-
-  async #put(pieces: readonly Uint8Array[], bytes: number): Promise<void> {
+  async #put(chunk: Uint8Array): Promise<void> {
     try {
-      const start = this.#writtenBytes
-      this.#writtenBytes += bytes
-      let { bytesWritten } = await this.#file.writev(pieces, start)
-      if (bytesWritten === bytes) return
       // A full disk takes a part; asked for the rest it says why.
-      const rest = Buffer.concat(pieces)
-      while (bytesWritten < bytes) bytesWritten += (await this.#file.write(rest, bytesWritten, bytes - bytesWritten, start + bytesWritten)).bytesWritten
+      for (let at = 0; at < chunk.length;) {
+        const { bytesWritten } = await this.#file.write(chunk, at, chunk.length - at, this.#writtenBytes)
+        at += bytesWritten
+        this.#writtenBytes += bytesWritten
+      }
     } catch (error) {
       throw fromNodeError(`cannot write ${this.#path}`, error)
     }

@@ -35,7 +35,7 @@ export interface BlobStreamOptions {
 }
 
 /** Read ahead of whoever takes the bytes. */
-const readAheadBytes = 2 * 1024 * 1024
+const readAheadBytes = 1024 * 1024
 /** What a connection must bring to count as progress. */
 const progressBytes = 1024 * 1024
 /** Continuations in a row that brought less than that: every host once, and this many more. */
@@ -50,7 +50,7 @@ interface Source {
   broughtBytes: number
 }
 
-/** The bytes of one blob, continued on the next host or on the same one when a connection breaks. */
+/** The bytes of one blob, in pieces that are each good until the next is asked for, continued on the next host or on the same one when a connection breaks. */
 export class BlobStream implements AsyncIterable<Buffer> {
   readonly offsetBytes: number
   readonly #options: BlobStreamOptions

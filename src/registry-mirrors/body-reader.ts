@@ -1,20 +1,33 @@
 import type { IncomingMessage } from 'node:http'
 import { HostFailure } from './failures.ts'
+import { pieceBytes, type Tap, tapBody } from './socket-reads.ts'
 
 const drainTimeoutMs = 1000
 /** What must arrive within a stall window: about 1 KB/s with the usual 30 s. A host that sends less is as good as silent. */
 const minWindowBytes = 32 * 1024
 
+/** Handing a piece on costs a turn of the event loop and a write: not for less than this, unless no more comes within the time below. */
+const worthwhileBytes = 256 * 1024
+const lingerMs = 20
+
 /**
- * Reads a response's body: while one piece is being written, the next ones are collected, up to `boundBytes`. Nothing is lost when the
- * connection breaks: what had arrived is handed out before the error.
+ * Reads a response's body: while one piece is being written, the next ones are collected, up to `boundBytes` and what one read brings. Nothing is
+ * lost when the connection breaks: what had arrived is handed out before the error.
  */
 export class BodyReader {
   readonly #response: IncomingMessage
+  readonly #tap: Tap
   readonly #boundBytes: number
   readonly #stallTimeoutMs: number
-  readonly #chunks: Buffer[] = []
+  readonly #worthwhileBytes: number
+  /** Full, in order; then what is being filled. */
+  readonly #full: Buffer[] = []
+  #filling: Buffer | undefined
+  #filledBytes = 0
+  #handedOut: Buffer | undefined
   #collected = 0
+  #isStopped = false
+  #closed = false
   #ended = false
   #error: Error | undefined
   #wake: (() => void) | undefined
@@ -27,59 +40,99 @@ export class BodyReader {
     this.#response = response
     this.#boundBytes = boundBytes
     this.#stallTimeoutMs = stallTimeoutMs
-    response.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk)
-      this.#collected += chunk.length
-      this.#windowBytes += chunk.length
-      if (this.#collected >= boundBytes) response.pause()
-      this.#wake?.()
-    })
-    response.once('end', () => {
-      this.#ended = true
-      this.#wake?.()
-    })
+    this.#worthwhileBytes = Math.min(worthwhileBytes, boundBytes)
     response.on('error', (error: Error) => this.#fail(error))
-    response.once('close', () => {
-      if (!this.#ended) this.#fail(new HostFailure('unreachable', 'connection broken off', { transient: true }))
+    response.once('close', () => this.#fail(new HostFailure('unreachable', 'connection broken off', { transient: true })))
+    this.#tap = tapBody(response, {
+      take: (bytes) => this.#take(bytes),
+      end: () => {
+        this.#ended = true
+        this.#wake?.()
+      },
     })
+    this.#tap.start()
   }
 
-  /** The next bytes as they came off the connection, undefined at the end. */
+  /** The next bytes, good until the next call; undefined at the end. */
   async next(): Promise<Buffer | undefined> {
-    while (this.#collected === 0 && !this.#ended && this.#error === undefined) await this.#more()
-    const chunk = this.#chunks.shift()
-    if (chunk !== undefined) {
-      this.#collected -= chunk.length
-      if (this.#collected < this.#boundBytes && this.#response.isPaused()) this.#response.resume()
-      return chunk
+    if (this.#handedOut !== undefined) this.#tap.pieces.give(this.#handedOut)
+    this.#handedOut = undefined
+    while (this.#collected < this.#worthwhileBytes && !this.#ended && this.#error === undefined) {
+      if (await this.#more() && this.#collected > 0) break
+    }
+    const memory = this.#full.shift() ?? this.#filling
+    if (memory !== undefined) {
+      const bytes = memory === this.#filling ? this.#filledBytes : memory.length
+      if (memory === this.#filling) this.#filling = undefined
+      this.#handedOut = memory
+      this.#collected -= bytes
+      if (this.#isStopped && this.#collected < this.#boundBytes) {
+        this.#isStopped = false
+        this.#tap.open()
+      }
+      return memory.subarray(0, bytes)
     }
     if (this.#error !== undefined) throw this.#error
     return undefined
   }
 
-  /** Ends the connection unless the body was read to its end. */
-  close(): void {
-    if (!this.#ended) this.#response.destroy()
+  #take(chunk: Buffer): void {
+    if (this.#closed) return
+    for (let at = 0; at < chunk.length;) {
+      if (this.#filling === undefined) {
+        this.#filling = this.#tap.pieces.take()
+        this.#filledBytes = 0
+      }
+      const count = chunk.copy(this.#filling, this.#filledBytes, at)
+      at += count
+      this.#filledBytes += count
+      if (this.#filledBytes < pieceBytes) continue
+      this.#full.push(this.#filling)
+      this.#filling = undefined
+    }
+    this.#collected += chunk.length
+    this.#windowBytes += chunk.length
+    if (this.#collected >= this.#boundBytes && !this.#isStopped) {
+      this.#isStopped = true
+      this.#tap.close()
+    }
+    this.#wake?.()
   }
 
-  /** The time in which nobody waits (the bytes are being written) is not the host's. */
-  async #more(): Promise<void> {
+  /** Ends the connection unless the body was read to its end; what `next` gave last is good no more. Idempotent. */
+  close(): void {
+    if (!this.#ended) this.#response.destroy()
+    this.#closed = true
+    // Not what was handed out: it may be on its way to the disk.
+    for (const memory of this.#full.splice(0)) this.#tap.pieces.give(memory)
+    if (this.#filling !== undefined) this.#tap.pieces.give(this.#filling)
+    this.#filling = this.#handedOut = undefined
+  }
+
+  /** Waits until there is something worthwhile; true when no more came for a while. The time in which nobody waits (the bytes are being written) is not the host's. */
+  async #more(): Promise<boolean> {
     if (this.#windowBytes >= minWindowBytes) this.#newWindow()
     const began = performance.now()
-    await new Promise<void>((resolve) => {
+    const lingered = await new Promise<boolean>((resolve) => {
+      let linger: NodeJS.Timeout | undefined
       const timer = setTimeout(() => {
         this.#fail(new HostFailure('unreachable', this.#stalled(), { transient: true, timedOut: true }))
         this.#response.destroy()
       }, this.#stallTimeoutMs - this.#waitedMs)
-      this.#wake = () => {
-        if (this.#ended || this.#error !== undefined || this.#collected > 0) {
-          clearTimeout(timer)
-          this.#wake = undefined
-          resolve()
-        }
+      const over = (lingered: boolean): void => {
+        clearTimeout(timer)
+        clearTimeout(linger)
+        this.#wake = undefined
+        resolve(lingered)
       }
+      this.#wake = () => {
+        if (this.#ended || this.#error !== undefined || this.#collected >= this.#worthwhileBytes) over(false)
+        else if (this.#collected > 0) linger ??= setTimeout(() => over(true), lingerMs)
+      }
+      this.#wake()
     })
     this.#waitedMs += performance.now() - began
+    return lingered
   }
 
   #newWindow(): void {
@@ -93,6 +146,7 @@ export class BodyReader {
   }
 
   #fail(error: Error): void {
+    if (this.#ended) return
     this.#error ??= error
     this.#wake?.()
   }
@@ -111,7 +165,7 @@ export async function readBody(response: IncomingMessage, maxBytes: number, stal
   let size = 0
   try {
     for (let piece = await reader.next(); piece !== undefined; piece = await reader.next()) {
-      pieces.push(piece)
+      pieces.push(Buffer.from(piece))
       size += piece.length
       if (size > maxBytes) throw tooLarge()
     }

@@ -89,7 +89,7 @@ export class RegistryTests {
   async readBlob(from: RegistryClient, options: Partial<OpenBlobOptions> = {}, of: ImageRef = ref): Promise<ReadBlob> {
     const opened = await from.openBlob(of, blob, { signal: this.ctx.signal, ...options })
     const pieces: Buffer[] = []
-    for await (const piece of opened.stream) pieces.push(piece)
+    for await (const piece of opened.stream) pieces.push(Buffer.from(piece))
     return { bytes: Buffer.concat(pieces), hosts: opened.hosts, pieces: pieces.map((piece) => piece.length) }
   }
 

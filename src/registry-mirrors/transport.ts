@@ -8,6 +8,7 @@ import { failureOfError, HostFailure, isNotTls } from './failures.ts'
 import { isLoopback, portOf } from './host-url.ts'
 import { proxyFor } from './proxy.ts'
 import type { Headers, HostTls, RegistryHost } from './registry-host.ts'
+import { SocketReads } from './socket-reads.ts'
 import { TlsLoader } from './tls-material.ts'
 
 export interface TransportOptions {
@@ -53,6 +54,7 @@ export class Transport {
   readonly #options: TransportOptions
   readonly #tls: TlsLoader
   readonly #agents = new Map<string, http.Agent>()
+  readonly #reads = new SocketReads()
   /** Hosts that turned out not to speak TLS, until when that is believed. */
   readonly #plain = new Map<string, number>()
   #closed = false
@@ -157,6 +159,8 @@ export class Transport {
     const agent = material === undefined
       ? new http.Agent(options)
       : new https.Agent({ ...options, secureContext: material.secureContext, rejectUnauthorized: !material.skipVerify })
+    // A tunnel's socket is read by Node first, for the proxy's answer.
+    if (proxy === undefined) this.#reads.through(agent)
     this.#agents.set(key, agent)
     this.#evictAgents()
     return agent
