@@ -32,11 +32,11 @@ test('whatever is wrong with a mirror, the next one serves', async () => {
     'sends wrong bytes': { kind: 'wrong-bytes' }, 'truncates': { kind: 'truncate', afterBytes: 20 }, 'ends early': { kind: 'short', afterBytes: 20 }, 'stalls': { kind: 'stall', afterBytes: 20 },
     'trickles': { kind: 'trickle' },
   }
-  for (const [what, fault] of Object.entries(faults)) {
-    for (const onBlobs of [false, true]) {
+  for (const onBlobs of [false, true]) {
+    await Promise.all(Object.entries(faults).map(async ([what, fault]) => {
       const [mirror, next] = [await t.registry(), await t.registry()]
       mirror.fault = (request) => (onBlobs === isBlob(request) && request.method === 'GET' || (!onBlobs && fault.kind === 'status') ? fault : undefined)
-      const some = t.client({ configPath: await t.through(mirror, next), headerTimeoutMs: 200, stallTimeoutMs: 200 })
+      const some = t.client({ configPath: await t.through(mirror, next), headerTimeoutMs: 800, stallTimeoutMs: 800 })
       await some.resolve(ref, null, ctx)
       const small = await some.fetchManifest(ref, manifest, null, ctx)
       // A manifest may trickle in within the time that it has.
@@ -44,7 +44,7 @@ test('whatever is wrong with a mirror, the next one serves', async () => {
       const first = await t.readBlob(some)
       if (onBlobs && ['wrong-bytes'].includes(fault.kind)) assert.ok((await t.readBlob(some, { avoid: first.hosts })).bytes.equals(blobBytes), what)
       else assert.ok(first.bytes.equals(blobBytes), what)
-    }
+    }))
   }
 })
 
@@ -127,7 +127,7 @@ test('a mirror that was only slow serves again as soon as it has answered; what 
 test('a host whose time is over is probed by one request beside the next host, and serves again', async () => {
   const [mirror, good] = [await t.registry(), await t.registry()]
   mirror.fault = () => ({ kind: 'silent' })
-  const some = t.client({ configPath: await t.through(mirror, good), headerTimeoutMs: 200, health: { ...quick, skipMs: 1 } })
+  const some = t.client({ configPath: await t.through(mirror, good), headerTimeoutMs: 600, health: { ...quick, skipMs: 1 } })
   await some.resolve(ref, null, ctx)
   await reaches(some, mirror.host, 'open')
   const answer = Promise.withResolvers<void>()
@@ -141,9 +141,9 @@ test('a host whose time is over is probed by one request beside the next host, a
 
 test('the last host is asked whatever is known of it, and skipped ones when it cannot help', async () => {
   const [mirror, last] = [await t.registry(), await t.registry()]
-  const some = t.client({ configPath: await t.through(mirror, last), headerTimeoutMs: 100, health: quick })
+  const some = t.client({ configPath: await t.through(mirror, last), headerTimeoutMs: 400, health: quick })
   for (const host of [mirror, last]) host.fault = () => ({ kind: 'silent' })
-  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`${mirror.host}: no answer within 0.1 s; ${last.host}: no answer within 0.1 s`))
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`${mirror.host}: no answer within 0.4 s; ${last.host}: no answer within 0.4 s`))
   assert.deepEqual([stateOf(some, mirror.host), stateOf(some, last.host)], ['open', 'open'])
   last.fault = () => undefined
   assert.equal((await some.resolve(ref, null, ctx)).host, last.host)
@@ -197,13 +197,13 @@ test('Retry-After in seconds, as a date by the host’s clock, and as nonsense',
 test('a host that trickles is passed over: a stall is bytes per time', async () => {
   const [mirror, good] = [await t.registry(), await t.registry()]
   mirror.fault = () => ({ kind: 'trickle' })
-  const some = t.client({ configPath: await t.through(mirror, good), stallTimeoutMs: 300 })
+  const some = t.client({ configPath: await t.through(mirror, good), stallTimeoutMs: 1000 })
   let received = 0
   const { bytes, hosts } = await t.readBlob(some, { onReceived: (count) => { received += count } })
   assert.ok(bytes.equals(blobBytes))
   assert.deepEqual(hosts, [`${mirror.url}/v2`, `${good.url}/v2`])
   assert.equal(received, blobBytes.length)
-  assert.match(t.logged, /only \d+ bytes arrived in 0\.3 s/)
+  assert.match(t.logged, /only \d+ bytes arrived in 1 s/)
   assert.equal(stateOf(some, mirror.host), 'open')
 })
 
@@ -273,7 +273,7 @@ test('a registry whose name is no host name is told so', async () => {
 test('figures are kept for hosts as configured, never for a redirect’s target', async () => {
   const [mirror, good, bucket] = [await t.registry(), await t.registry(), await t.registry()]
   const metrics = new Registry()
-  const some = t.client({ configPath: await t.through(mirror, good), metrics, headerTimeoutMs: 100, health: quick })
+  const some = t.client({ configPath: await t.through(mirror, good), metrics, headerTimeoutMs: 600, health: quick })
   mirror.fault = (request) => (isBlob(request) ? { kind: 'silent' } : { kind: 'status', status: 404 })
   good.fault = (request) => (isBlob(request) ? { kind: 'redirect', location: `${bucket.url}${request.path}` } : undefined)
   await some.resolve(ref, null, ctx)
