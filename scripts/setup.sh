@@ -25,6 +25,8 @@ missing_packages() {
   have crun || echo crun
   have runsc || echo runsc
   if [ ! -x /opt/cni/bin/bridge ] && [ ! -x /usr/lib/cni/bridge ]; then echo containernetworking-plugins; fi
+  # A registry that somebody else wrote, for the tests of TLS and authentication.
+  have docker-registry || echo docker-registry
   have iptables || echo iptables
   have ip || echo iproute2
   [ -x /usr/bin/busybox ] && static_busybox /usr/bin/busybox || { [ -x /bin/busybox ] && static_busybox /bin/busybox; } || echo busybox-static

@@ -134,7 +134,9 @@ class Display {
       this.#last = view
       return
     }
-    const lines = bars(view, this.#terminal.columns ?? 80, this.#terminal.rows ?? 24)
+    // A terminal that was told no size says 0.
+    const { columns = 0, rows = 0 } = this.#terminal
+    const lines = bars(view, columns > 0 ? columns : 80, rows > 0 ? rows : 24)
     // Up to the first line of what was drawn before, and everything from there on anew.
     this.#output.stdout(`${this.#drawn > 0 ? `\u001b[${this.#drawn}A` : ''}\r\u001b[0J${lines.join('\n')}\n`)
     this.#drawn = lines.length
