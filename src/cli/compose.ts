@@ -249,7 +249,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   }
 
   const health = new Health(containerd.introspection, base)
-  registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, queues: { 'cni plugins': networks.of('').queue } })
+  registerGauges(metrics, { sandboxes, containers, images, pulls, background, io, ready: () => gate() === undefined, queues: { 'cni plugins': networks.of('').queue } })
 
   const audit = await AuditWiring.start({ settings: shim.audit, linux, sandboxes, containers, log: log.child({ component: 'audit' }), metrics })
   const streaming = streamingServer({ settings: settings.streaming, deps, linux, log, metrics, background, base, audit })

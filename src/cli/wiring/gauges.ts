@@ -11,6 +11,8 @@ export interface GaugeSources {
   readonly pulls: { readonly running: number }
   readonly background: Background
   readonly io: IoWorker
+  /** Whether calls are answered. */
+  readonly ready: () => boolean
   /** By name. */
   readonly queues: Readonly<Record<string, BoundedQueue>>
 }
@@ -21,6 +23,7 @@ export function registerGauges(metrics: Metrics, sources: GaugeSources): void {
   const gauge = (name: string, help: string, read: () => number): void => {
     registry.registerMetric(new Gauge({ name, help, registers: [], collect() { this.set(read()) } }))
   }
+  gauge('cri_shim_ready', 'Whether calls are answered: 0 while starting and while containerd is away.', () => (sources.ready() ? 1 : 0))
   gauge('cri_shim_pod_sandboxes', 'Pod sandboxes that are known.', () => sources.sandboxes.size)
   gauge('cri_shim_containers', 'Containers that are known.', () => sources.containers.size)
   gauge('cri_shim_images', 'Images that are known.', () => sources.images.size)
