@@ -1,6 +1,7 @@
-// node test/critest/run.ts [--control] [--focus REGEXP] [--skip REGEXP] [--all] [--binary CONTAINERD] [--keep] [--upstream]
+// node test/critest/run.ts [--control] [--focus REGEXP] [--skip REGEXP] [--all] [--binary CONTAINERD] [--keep] [--upstream] [--websocket]
 // Runs the conformance specs of cri-tools against cri-shim, or (--control) against containerd's own CRI plugin, on a private containerd and a
-// local registry, and compares every spec's outcome with expected.json. Exit code 0: all as expected.
+// local registry, and compares every spec's outcome with expected.json. Exit code 0: all as expected. The streaming specs run twice, over SPDY and
+// over WebSocket; with --websocket, --focus or --control once.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
@@ -27,11 +28,12 @@ const { values } = parseArgs({
     binary: { type: 'string' },
     keep: { type: 'boolean', default: false },
     upstream: { type: 'boolean', default: false },
+    websocket: { type: 'boolean', default: false },
   },
 })
 
-/** What cri-shim does so far; the other groups (streaming, security context, AppArmor, SELinux, NRI, image volumes) run with --all. */
-const defaultFocus = '\\[k8s.io\\] (Runtime info|PodSandbox|Container|Networking|Image Manager|Image Consistency|Image Identifier Consistency|Idempotence|Multiple Containers)'
+/** What cri-shim does so far; the other groups (security context, AppArmor, SELinux, NRI, image volumes) run with --all. */
+const defaultFocus = '\\[k8s.io\\] (Runtime info|PodSandbox|Container|Networking|Image Manager|Image Consistency|Image Identifier Consistency|Streaming|Idempotence|Multiple Containers)'
 
 const critest = process.env['CRITEST'] ?? 'critest'
 const version = await command(critest, ['-version'])
@@ -77,7 +79,12 @@ async function run(): Promise<boolean> {
   console.log(`starting containerd${values.control ? ' with its own CRI plugin' : ' and cri-shim'} …`)
   await using containerd = await startContainerd({ dir, cri: values.control, certsDir, sandboxImage, ...(values.binary === undefined ? {} : { binary: values.binary }) })
   await using shim = values.control ? undefined : await startCriShim({ dir, containerdSocket: containerd.socket, configFile: containerd.configFile })
-  const outcomes = await runSpecs(shim?.socket ?? containerd.socket)
+  const socket = shim?.socket ?? containerd.socket
+  const outcomes = [...await runSpecs(socket, { name: 'report', focus: values.focus ?? (values.all ? undefined : defaultFocus), websocket: values.websocket })]
+  if (values.focus === undefined && !values.websocket && !values.control) {
+    const again = await runSpecs(socket, { name: 'websocket', focus: '\\[k8s.io\\] Streaming', websocket: true })
+    outcomes.push(...again.map((outcome) => ({ ...outcome, text: `${outcome.text} (over WebSocket)` })))
+  }
   if (shim !== undefined) await shim.end('SIGTERM')
   const left = leakLines(await containerd.stop())
   const verdict = compare(outcomes, expectations, server)
@@ -86,9 +93,8 @@ async function run(): Promise<boolean> {
   return verdict.surprises.length === 0 && outcomes.some(({ state }) => state === 'passed')
 }
 
-async function runSpecs(socket: string): Promise<readonly Outcome[]> {
-  const reportFile = join(dir, 'report.json')
-  const focus = values.focus ?? (values.all ? undefined : defaultFocus)
+async function runSpecs(socket: string, { name, focus, websocket }: { readonly name: string; readonly focus: string | undefined; readonly websocket: boolean }): Promise<readonly Outcome[]> {
+  const reportFile = join(dir, `${name}.json`)
   const args = [
     `-runtime-endpoint=unix://${socket}`,
     '-ginkgo.seed=1', // the order of the specs
@@ -97,12 +103,13 @@ async function runSpecs(socket: string): Promise<readonly Outcome[]> {
     '-ginkgo.v', // a line per spec, for the progress shown here
     `-ginkgo.json-report=${reportFile}`,
     '-test.timeout=0',
+    ...(websocket ? ['-websocket-exec', '-websocket-attach', '-websocket-portforward'] : []),
     ...(focus === undefined ? [] : [`-ginkgo.focus=${focus}`]),
     ...(values.skip === undefined ? [] : [`-ginkgo.skip=${values.skip}`]),
   ]
-  await mkdir(join(dir, 'work'))
+  await mkdir(join(dir, 'work'), { recursive: true })
   const child = spawn(critest, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: join(dir, 'work'), env: { ...process.env, TMPDIR: join(dir, 'work') }, detached: true })
-  const log = createWriteStream(join(dir, 'critest.log'))
+  const log = createWriteStream(join(dir, `critest-${name}.log`))
   const lastLines: string[] = []
   for (const stream of [child.stdout, child.stderr]) {
     createInterface({ input: stream }).on('line', (line) => {
