@@ -12,7 +12,7 @@ export const mirrorsMigrate: Command = {
   summary: 'print the hosts.toml files that replace registry.mirrors and registry.configs',
   maxPositionals: 0,
   flags: { config: serviceFlags.config, write: { type: 'string', value: 'DIR', help: 'write them below this directory, which then goes into config_path' } },
-  details: `registry.mirrors, registry.configs and registry.auths are deprecated in containerd; here they go on working.
+  details: `registry.mirrors, registry.configs and registry.auths are deprecated, and containerd 2.4 is to drop them; here they go on working.
 With --write, files that are there already are left alone: exit code 1 when one of them says something else.`,
   async run({ flags }, output) {
     const loaded = inspect(flags['config'])
