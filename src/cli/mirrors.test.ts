@@ -96,6 +96,16 @@ test('explain: a broken file is an error with its line, and no host that can be 
   assert.match((await run('mirrors', 'explain', '--probe=yes', 'x')).stderr, /--probe takes no value/)
 })
 
+test('explain: tags over plain HTTP are a warning', async () => {
+  write('first/registry.test/hosts.toml', 'server = "https://registry.test"\n[host."http://mirror.test"]\n[host."http://other.test"]\ncapabilities = ["pull"]\n')
+  const explained = async (name: string): Promise<Explanation> => JSON.parse((await run('mirrors', 'explain', '--json', '--config', config, name)).stdout) as Explanation
+  const tag = await explained('registry.test/team/app:1')
+  assert.deepEqual(tag.hosts.map(({ warnings }) => warnings.length), [1, 0, 0])
+  assert.match(tag.hosts[0]?.warnings[0] ?? '', /tags comes over plain HTTP/)
+  const digest = await explained(`registry.test/team/app@sha256:${'0'.repeat(64)}`)
+  assert.deepEqual(digest.hosts.map(({ warnings }) => warnings.length), [0, 0, 0])
+})
+
 test('explain --probe: status, time and digest of each host; those that differ are pointed out', async () => {
   write('first/registry.test/hosts.toml', `server = "${three.url}"\n[host."${one.url}"]\n[host."${two.url}"]\n[host."http://127.0.0.1:1"]\ncapabilities = ["pull"]\n`)
   const current = one.putManifest('team/app', '1', manifest, 'application/vnd.oci.image.manifest.v1+json').digest

@@ -6,6 +6,7 @@ import { type CredentialImage, Credentials } from './credentials.ts'
 import { failureOfError, HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
+import { isLoopback } from './host-url.ts'
 import type { ImageRef } from './image-ref.ts'
 import type { RegistryClient } from './registry-client.ts'
 import type { Capability, RegistryHost } from './registry-host.ts'
@@ -153,6 +154,7 @@ async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials
   const authorization = Object.keys(host.headers).some((name) => name.toLowerCase() === 'authorization')
   const secret = sources.length > 0 || authorization
   if (host.protocol === 'http' && secret) warnings.push('its credential is sent over plain HTTP')
+  if (host.protocol === 'http' && ref.digest === undefined && host.capabilities.has('resolve') && !isLoopback(host.host)) warnings.push('what it says of tags comes over plain HTTP, where anybody on the way can change it: capabilities = ["pull"] asks it for content alone, which is verified')
   if (host.protocol === 'https-or-http') warnings.push('TLS is tried first, then plain HTTP')
   if (host.tls.skipVerify && host.protocol === 'https') warnings.push('its certificate is not verified (skip_verify)')
   if (host.protocol !== 'http') {

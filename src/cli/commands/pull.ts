@@ -42,8 +42,8 @@ export function pullCommand(deps: PullCommandDeps = processDeps): Command {
     maxPositionals: 1,
     flags: {
       config: serviceFlags.config,
-      listen: serviceFlags.listen,
-      'metrics-address': serviceFlags['metrics-address'],
+      listen: { ...serviceFlags.listen, help: 'the service\'s CRI socket (default: from the configuration)' },
+      'metrics-address': { ...serviceFlags['metrics-address'], help: 'its metrics address; "" shows no progress (default: from the configuration)' },
       'auth-file': { type: 'string', value: 'FILE', help: 'a Docker config.json with the credential for the image\'s registry, as a pod\'s pull secret' },
     },
     details: `The service does the pull, exactly as for a pod: with its mirrors, credentials and limits. Its settings are read to find its socket, and its
