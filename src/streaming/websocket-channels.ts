@@ -134,9 +134,12 @@ export class WebSocketChannels {
   }
 
   #output(number: number): Writable {
-    return new Writable({
+    const output = new Writable({
       highWaterMark: outputHighWaterMark,
       write: (bytes: Buffer, _encoding, callback) => this.send(number, bytes, callback),
     })
+    // The connection is closing or broken: its 'close' tells everybody.
+    output.on('error', () => undefined)
+    return output
   }
 }

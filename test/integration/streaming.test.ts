@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
@@ -192,6 +192,23 @@ describe('streaming', { skip: skipUnlessRoot, timeout: 300_000 }, () => {
       await node.cri.runtime.StopContainer({ container_id: id, timeout: '0' })
       assert.equal(exitCodeOf(await two.status), 0)
       assert.deepEqual((await logEntries(log)).filter(({ stream }) => stream === 'stdout').map((entry) => entry.text).filter((line) => line !== 'got ping'), ['before', 'got 1', 'got 2', 'got 3'])
+    })
+
+    test('clients that vanish while a container talks to them are none of the others\' business', async () => {
+      const { id } = await node.start(pod, `talks-${transport}`, { command: shellScript('while true; do echo line; done') })
+      const stays = await openCommand(await attach(id, both), transport, both)
+      stays.stdout.resume()
+      for (let round = 0; round < 5; round++) {
+        const clients = await Promise.all(Array.from({ length: 10 }, async () => openCommand(await attach(id, both), transport, both)))
+        await Promise.all(clients.map(async ({ stdout, status, vanish }) => {
+          status.catch(() => undefined)
+          await once(stdout, 'data')
+          vanish()
+        }))
+      }
+      await node.cri.runtime.StopContainer({ container_id: id, timeout: '0' })
+      assert.equal(exitCodeOf(await stays.status), 0)
+      assert.doesNotMatch(await readFile(node.shim.logFile, 'utf8'), /streaming thread failed/)
     })
 
     test('stdin_once: the end of the first client\'s input is the end of the container\'s, and it gets the output to the last byte', async () => {
