@@ -9,7 +9,7 @@ function layer(letter: string, more: Partial<LayerView> = {}): LayerView {
   return { digest: digest(letter), sizeBytes: 10 * mib, storedBytes: 0, state: 'waiting', from: {}, ...more }
 }
 function view(more: Partial<PullView> = {}): PullView {
-  return { id: 1, image: 'docker.io/library/x:1', state: 'running', step: 'download and unpack layers', since: '2026-01-01T00:00:00.000Z', documentsFrom: [], layers: [], ...more }
+  return { id: 1, image: 'docker.io/library/x:1', state: 'running', step: 'download and unpack layers', since: '2026-01-01T00:00:00.000Z', passedOver: {}, documentsFrom: [], layers: [], ...more }
 }
 
 test('bars: a line for the whole and one for each layer, never wider or higher than the terminal', () => {

@@ -163,6 +163,11 @@ export interface Settings {
   /** 0: no timeout. */
   readonly imagePullProgressTimeoutMs: number
   readonly imagePullWithSyncFs: boolean
+  /** Transfers of all pulls together; 0: no limit. */
+  readonly maxConcurrentTransfers: number
+  /** Of one layer, side by side. */
+  readonly parallelRanges: number
+  readonly parallelRangesFromMib: number
   readonly registry: RegistrySettings
   /** Between two measurements of the snapshots' disk usage. */
   readonly statsCollectPeriodMs: number

@@ -220,6 +220,23 @@ export class ContentWriter {
     }
   }
 
+  /** Whether bytes may be written out of order: they go into the ingest's own file. */
+  get isDirect(): boolean {
+    return this.#file !== undefined
+  }
+
+  /** Writes bytes further on, beside `write`; only when `isDirect`. Until `filledTo` they do not count, and are dropped at the end. */
+  async writeAt(chunk: Uint8Array, positionBytes: number): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure
+    if (this.#file === undefined) throw new TypeError('this ingest is written in order')
+    await this.#file.writeAt(chunk, positionBytes)
+  }
+
+  /** Everything up to here is written. */
+  filledTo(positionBytes: number): void {
+    this.#file?.filledTo(positionBytes)
+  }
+
   async #flush(): Promise<void> {
     if (this.#messages.filledBytes === 0) return
     const { message, endBytes } = this.#messages.finish(this.#sent)

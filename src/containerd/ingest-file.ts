@@ -10,7 +10,9 @@ export class IngestFile {
   readonly #file: FileHandle
   readonly #path: string
   #writtenBytes: number
-  #writing: Promise<void> | undefined
+  readonly #writing = new Set<Promise<void>>()
+  /** Bytes were written behind a gap. */
+  #hasGap = false
 
   private constructor(file: FileHandle, path: string, offsetBytes: number) {
     this.#file = file
@@ -33,36 +35,64 @@ export class IngestFile {
     return undefined
   }
 
+  /** Up to where it is filled without a gap. */
   get offsetBytes(): number {
     return this.#writtenBytes
   }
 
   /** Writes the next bytes, whose memory may be used again when this resolves. One at a time. */
   async write(chunk: Uint8Array): Promise<void> {
-    const writing = this.#put(chunk)
-    this.#writing = writing
-    await writing
+    await this.#tracked(async () => {
+      await this.#put(chunk, this.#writtenBytes)
+      this.#writtenBytes += chunk.length
+    })
+  }
+
+  /** Writes bytes further on, beside what `write` does. They count when `filledTo` says so. */
+  async writeAt(chunk: Uint8Array, positionBytes: number): Promise<void> {
+    this.#hasGap = true
+    await this.#tracked(async () => this.#put(chunk, positionBytes))
+  }
+
+  /** There is no gap up to here. */
+  filledTo(positionBytes: number): void {
+    this.#writtenBytes = positionBytes
+    this.#hasGap = false
   }
 
   async truncate(): Promise<void> {
-    await this.#file.truncate(0).catch((error: unknown) => { throw fromNodeError(`cannot empty ${this.#path}`, error) })
+    await this.#cut(0)
     this.#writtenBytes = 0
   }
 
-  /** Waits for the write that is under way: the ingest's lock may go after this. */
+  /** Waits for the writes that are under way: the ingest's lock may go after this. Whoever goes on with it believes in its size, so it ends where a gap begins. */
   async close(): Promise<void> {
-    await this.#writing?.catch(() => undefined)
-    await this.#file.close()
+    await Promise.allSettled(this.#writing)
+    try {
+      if (this.#hasGap) await this.#cut(this.#writtenBytes)
+    } finally {
+      await this.#file.close()
+    }
   }
 
-  async #put(chunk: Uint8Array): Promise<void> {
+  async #tracked(work: () => Promise<void>): Promise<void> {
+    const writing = work()
+    this.#writing.add(writing)
+    try {
+      await writing
+    } finally {
+      this.#writing.delete(writing)
+    }
+  }
+
+  async #cut(sizeBytes: number): Promise<void> {
+    await this.#file.truncate(sizeBytes).catch((error: unknown) => { throw fromNodeError(`cannot shorten ${this.#path}`, error) })
+  }
+
+  async #put(chunk: Uint8Array, positionBytes: number): Promise<void> {
     try {
       // A full disk takes a part; asked for the rest it says why.
-      for (let at = 0; at < chunk.length;) {
-        const { bytesWritten } = await this.#file.write(chunk, at, chunk.length - at, this.#writtenBytes)
-        at += bytesWritten
-        this.#writtenBytes += bytesWritten
-      }
+      for (let at = 0; at < chunk.length;) at += (await this.#file.write(chunk, at, chunk.length - at, positionBytes + at)).bytesWritten
     } catch (error) {
       throw fromNodeError(`cannot write ${this.#path}`, error)
     }

@@ -21,7 +21,10 @@ export interface BlobStreamOptions {
   readonly hosts: readonly RegistryHost[]
   /** Asks the given hosts in turn for the bytes from a position on. */
   readonly open: (positionBytes: number, order: readonly RegistryHost[]) => Promise<OpenedBody>
+  /** Where the bytes that are wanted end. */
   readonly sizeBytes: number
+  /** The blob goes on after that, and a host that does not know ranges sends it. */
+  readonly isPart: boolean
   readonly offsetBytes: number
   readonly signal: AbortSignal
   readonly log: Logger
@@ -62,12 +65,18 @@ export class BlobStream implements AsyncIterable<Buffer> {
   #continuations = 0
   #fruitless = 0
   #taken = false
+  #acceptsRanges = false
   #closed = false
 
   constructor(options: BlobStreamOptions) {
     this.#options = options
     this.offsetBytes = options.offsetBytes
     this.#positionBytes = options.offsetBytes
+  }
+
+  /** Whether the first host says that it knows ranges. */
+  get acceptsRanges(): boolean {
+    return this.#acceptsRanges
   }
 
   get stream(): AsyncIterable<Buffer> {
@@ -91,7 +100,8 @@ export class BlobStream implements AsyncIterable<Buffer> {
       this.#host = this.#options.hosts[0]?.host ?? ''
       return
     }
-    await this.#openFrom(this.#options.hosts)
+    const response = await this.#openFrom(this.#options.hosts)
+    this.#acceptsRanges = response.statusCode === 206 || response.headers['accept-ranges'] === 'bytes'
   }
 
   close(): void {
@@ -136,13 +146,14 @@ export class BlobStream implements AsyncIterable<Buffer> {
     this.#options.onReceived(source.host, piece.length)
     const skipped = Math.min(source.skipBytes, piece.length)
     source.skipBytes -= skipped
-    if (piece.length - skipped > this.#remaining) throw new HostFailure('content', 'sent more bytes than the manifest says')
+    const wanted = piece.subarray(skipped, skipped + this.#remaining)
+    if (!this.#options.isPart && piece.length - skipped > this.#remaining) throw new HostFailure('content', 'sent more bytes than the manifest says')
     if (skipped === piece.length) return undefined
-    this.#positionBytes += piece.length - skipped
-    source.broughtBytes += piece.length
+    this.#positionBytes += wanted.length
+    source.broughtBytes += wanted.length
     if (source.broughtBytes >= progressBytes) this.#fruitless = 0
     if (this.#remaining === 0) this.#options.onDelivered(source.host)
-    return skipped === 0 ? piece : piece.subarray(skipped)
+    return wanted
   }
 
   async #continueAfter(source: Source, error: unknown): Promise<void> {
@@ -163,12 +174,13 @@ export class BlobStream implements AsyncIterable<Buffer> {
     await this.#openFrom([...hosts.slice(at + 1), ...hosts.slice(0, at + 1)])
   }
 
-  async #openFrom(order: readonly RegistryHost[]): Promise<void> {
+  async #openFrom(order: readonly RegistryHost[]): Promise<IncomingMessage> {
     const { host, response, skipBytes } = await this.#options.open(this.#positionBytes, order)
     this.#source = { host, reader: new BodyReader(response, readAheadBytes, this.#options.stallTimeoutMs), skipBytes, broughtBytes: 0 }
     this.#host = host.host
     if (this.#served.at(-1) !== host.url) this.#served.push(host.url)
     if (this.#closed) this.#drop()
+    return response
   }
 
   #drop(): void {

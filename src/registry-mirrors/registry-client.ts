@@ -47,9 +47,16 @@ export interface RegistryClientOptions extends RegistrySettings {
   readonly metrics?: Registry
 }
 
-export interface OpenBlobOptions {
+/** Hears why a host was not the one that served. */
+export interface PassOver {
+  readonly passedOver?: (host: string, why: string) => void
+}
+
+export interface OpenBlobOptions extends PassOver {
   /** Where to begin, for a download that was interrupted. Default: 0. */
   readonly offsetBytes?: number
+  /** Where to end. Default: the blob's size. */
+  readonly endBytes?: number
   readonly auth?: PullAuth
   readonly signal: AbortSignal
   /** Default: the client's own. */
@@ -61,7 +68,9 @@ export interface OpenBlobOptions {
 }
 
 export interface OpenedBlob {
-  /** The bytes from `offsetBytes` to the end, as they come off the connection. Can be read once. Errors are CriErrors or the signal's reason. */
+  /** Whether the first host says that it knows ranges. */
+  readonly acceptsRanges: boolean
+  /** The bytes from `offsetBytes` to the end, in pieces that are each good until the next is asked for. Can be read once. Errors are CriErrors or the signal's reason. */
   readonly stream: AsyncIterable<Buffer>
   readonly offsetBytes: number
   /** The host that serves now. */
@@ -78,6 +87,7 @@ interface Plan {
   readonly auth: PullAuth
   readonly signal: AbortSignal
   readonly log: Logger
+  readonly passedOver: PassOver['passedOver']
 }
 
 /** Asks one host; `its` is the plan with the attempt's own signal. */
@@ -141,7 +151,7 @@ export class RegistryClient {
   }
 
   /** Which manifest or index a reference means. A tag is asked only from hosts that may resolve; a digest from all that may pull. */
-  async resolve(ref: ImageRef, auth: PullAuth, ctx: Ctx): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
+  async resolve(ref: ImageRef, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
     const plan = await this.#plan(ref, auth, ctx)
     const needed: readonly Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull']
     return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host, its) => this.#resolveAt(host, its))
@@ -153,12 +163,12 @@ export class RegistryClient {
   }
 
   /** The bytes of a manifest, an index or any small document under `manifests/`, verified by digest. */
-  async fetchManifest(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+  async fetchManifest(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly bytes: Buffer; readonly host: string }> {
     return this.#fetchSmall('manifests', ref, descriptor, auth, ctx)
   }
 
   /** The bytes of a small blob (an image's configuration), verified by digest. */
-  async fetchSmallBlob(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+  async fetchSmallBlob(ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly bytes: Buffer; readonly host: string }> {
     return this.#fetchSmall('blobs', ref, descriptor, auth, ctx)
   }
 
@@ -169,10 +179,11 @@ export class RegistryClient {
   async openBlob(ref: ImageRef, descriptor: Descriptor, options: OpenBlobOptions): Promise<OpenedBlob> {
     const offsetBytes = options.offsetBytes ?? 0
     checkDescriptor(descriptor)
-    if (!Number.isSafeInteger(offsetBytes) || offsetBytes < 0 || offsetBytes > descriptor.sizeBytes) {
+    const endBytes = options.endBytes ?? descriptor.sizeBytes
+    if (!Number.isSafeInteger(offsetBytes) || offsetBytes < 0 || offsetBytes > endBytes || endBytes > descriptor.sizeBytes) {
       throw invalidArgument(`offset ${offsetBytes} is outside of the ${descriptor.sizeBytes} bytes of ${descriptor.digest}`)
     }
-    const plan = await this.#plan(ref, options.auth, { signal: options.signal, log: options.log ?? this.#options.log })
+    const plan = await this.#plan(ref, options.auth, { signal: options.signal, log: options.log ?? this.#options.log, ...(options.passedOver === undefined ? {} : { passedOver: options.passedOver }) })
     const able = usable(plan, ['pull'])
     const avoid = options.avoid ?? []
     const hosts = able.filter((host) => !avoid.includes(host.url))
@@ -181,9 +192,9 @@ export class RegistryClient {
       throw new CriError(Code.DATA_LOSS, `${what}: every host that has it sent wrong bytes (${able.map((host) => host.host).join(', ')})`, { reason: 'CONTENT' })
     }
     const open = (positionBytes: number, order: readonly RegistryHost[]): Promise<OpenedBody> =>
-      this.#firstOf(what, plan, order, (host, its) => this.#openAt(host, its, descriptor, positionBytes), ({ response }) => void discardBody(response))
+      this.#firstOf(what, plan, order, (host, its) => this.#openAt(host, its, descriptor, positionBytes, endBytes), ({ response }) => void discardBody(response))
     const stream = new BlobStream({
-      what, hosts, open, sizeBytes: descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, stallTimeoutMs: this.#stallTimeoutMs, retryDelayMs: this.#retryDelayMs,
+      what, hosts, open, sizeBytes: endBytes, isPart: endBytes < descriptor.sizeBytes, offsetBytes, signal: plan.signal, log: plan.log, stallTimeoutMs: this.#stallTimeoutMs, retryDelayMs: this.#retryDelayMs,
       onReceived: (host, bytes) => {
         this.#metrics.bytes(host, bytes)
         options.onReceived?.(bytes, host.host)
@@ -192,6 +203,7 @@ export class RegistryClient {
       onBrokenOff: (host, failure) => {
         this.#metrics.request(host, 'broken-off', 0)
         this.#health.brokeOff(host, failure)
+        options.passedOver?.(host.host, failure.message)
       },
     })
     await stream.start()
@@ -205,13 +217,13 @@ export class RegistryClient {
     this.#transport.close()
   }
 
-  async #plan(ref: ImageRef, auth: PullAuth, ctx: Pick<Ctx, 'signal' | 'log'>): Promise<Plan> {
+  async #plan(ref: ImageRef, auth: PullAuth, ctx: Pick<Ctx, 'signal' | 'log'> & PassOver): Promise<Plan> {
     const signal = AbortSignal.any([ctx.signal, this.#closing.signal])
     signal.throwIfAborted()
-    return { ref, hosts: await this.hosts(ref.registry), auth, signal, log: ctx.log }
+    return { ref, hosts: await this.hosts(ref.registry), auth, signal, log: ctx.log, passedOver: ctx.passedOver }
   }
 
-  async #fetchSmall(kind: 'manifests' | 'blobs', ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx): Promise<{ readonly bytes: Buffer; readonly host: string }> {
+  async #fetchSmall(kind: 'manifests' | 'blobs', ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly bytes: Buffer; readonly host: string }> {
     checkDescriptor(descriptor)
     const what = `cannot fetch ${kind === 'manifests' ? 'manifest' : 'configuration'} ${short(descriptor.digest)} of ${ref.name}`
     if (descriptor.sizeBytes > maxManifestBytes) {
@@ -277,12 +289,13 @@ export class RegistryClient {
     return descriptor
   }
 
-  async #openAt(host: RegistryHost, plan: Plan, descriptor: Descriptor, positionBytes: number): Promise<OpenedBody> {
-    const range: Record<string, string> = positionBytes === 0 ? {} : { range: `bytes=${positionBytes}-` }
+  async #openAt(host: RegistryHost, plan: Plan, descriptor: Descriptor, positionBytes: number, endBytes: number): Promise<OpenedBody> {
+    const last = endBytes < descriptor.sizeBytes ? endBytes - 1 : ''
+    const range: Record<string, string> = positionBytes === 0 && last === '' ? {} : { range: `bytes=${positionBytes}-${last}` }
     const accept = descriptor.mediaType === '' ? '*/*' : `${descriptor.mediaType}, */*`
     const response = await this.#ask(host, plan, { method: 'GET', object: `blobs/${descriptor.digest}`, headers: { accept, ...range } })
     try {
-      return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes) }
+      return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes, endBytes) }
     } catch (error) {
       await discardBody(response)
       throw error
@@ -331,12 +344,16 @@ export class RegistryClient {
           return await (patient ? this.#persistently(host, its, attempt, wanted) : this.#attempt(host, its, attempt))
         } catch (error) {
           if (!(error instanceof HostFailure)) throw error
+          plan.passedOver?.(host.host, error.message)
           plan.log[patient ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: error.message }, patient ? 'registry host failed' : 'registry host failed, trying the next one')
           if (error.kind === 'config') this.#warnOnce(`${host.source}: ${host.host} is passed over: ${error.message}`)
           throw error
         }
       },
-      onSkip: ({ host, failure }) => plan.log.info({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, 'registry host skipped'),
+      onSkip: ({ host, failure }) => {
+        plan.passedOver?.(host.host, failure.message)
+        plan.log.info({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, 'registry host skipped')
+      },
     })
   }
 
@@ -392,17 +409,17 @@ function usable(plan: Plan, needed: readonly Capability[]): RegistryHost[] {
 }
 
 /** How many bytes of an answer come before what was asked for: none, or all of them when the host does not know Range. */
-function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes: number): number {
+function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes: number, endBytes: number): number {
   const encoding = response.headers['content-encoding'] ?? 'identity'
   if (encoding !== 'identity' && encoding !== '') throw new HostFailure('content', `sent the blob ${safeText(encoding, 30)}-encoded, which was not asked for`)
   const partial = response.statusCode === 206
-  if (partial && positionBytes > 0) {
+  if (partial && (positionBytes > 0 || endBytes < sizeBytes)) {
     const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '')
     if (Number(range?.[1] ?? Number.NaN) !== positionBytes || (range?.[3] !== '*' && Number(range?.[3]) !== sizeBytes)) throw new HostFailure('content', 'sent another range than the one asked for')
   }
   const skip = partial ? 0 : positionBytes
   const length = response.headers['content-length']
-  const expected = partial ? sizeBytes - positionBytes : sizeBytes
+  const expected = partial ? endBytes - positionBytes : sizeBytes
   if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
   return skip
 }

@@ -73,9 +73,9 @@ for (const [what, sizeBytes, chunked] of [['small', 3 * MiB, false], ['large', 2
 
 test('a reader that takes nothing stops the sender, whose bytes come when it goes on', async () => {
   const sent = numbered(64 * MiB)
-  let socket: Socket | undefined
+  const sender = Promise.withResolvers<Socket>()
   await using registry = await setup((request, response) => {
-    socket = request.socket
+    sender.resolve(request.socket)
     response.setHeader('content-length', sent.length)
     response.end(sent)
   })
@@ -83,12 +83,12 @@ test('a reader that takes nothing stops the sender, whose bytes come when it goe
   const reader = new BodyReader(response, MiB, 30_000)
   const first = Buffer.from(await reader.next() ?? '')
   // Until the sender's side is full and stays so.
-  let before = -1
-  while (socket !== undefined && before !== socket.bytesWritten - socket.writableLength) {
+  const socket = await sender.promise
+  for (let before = -1; before !== socket.bytesWritten - socket.writableLength;) {
     before = socket.bytesWritten - socket.writableLength
     for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => { setImmediate(resolve) })
   }
-  assert.ok(socket?.writableLength !== undefined && socket.writableLength > 0, 'the sender still has bytes to send')
+  assert.ok(socket.writableLength > 0, 'the sender still has bytes to send')
   const rest: Buffer[] = [first]
   for (let piece = await reader.next(); piece !== undefined; piece = await reader.next()) rest.push(Buffer.from(piece))
   reader.close()

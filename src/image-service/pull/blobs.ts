@@ -1,10 +1,12 @@
+import type { BoundedQueue } from '../../concurrency/bounded-queue.ts'
+import { join } from '../../concurrency/join.ts'
 import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
-import type { ContentService } from '../../containerd/content.ts'
+import type { ContentService, ContentWriter } from '../../containerd/content.ts'
 import { Code, CriError } from '../../errors/cri-error.ts'
 import type { Ctx } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
-import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry-client.ts'
+import type { Descriptor, OpenedBlob, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import type { PullTracker } from './progress.ts'
 
 /** One pull as its parts see it. */
@@ -15,8 +17,26 @@ export interface PullSource {
   readonly tracker: PullTracker
   /** Bytes have arrived: the pull is alive. */
   readonly progress: (bytes: number) => void
+  /** Runs what waits for bytes and for nothing else. */
+  readonly watch: <T>(transfer: () => Promise<T>) => Promise<T>
   /** A host has served something, for the line in the log. */
   readonly served: (host: string) => void
+}
+
+/** Large blobs come in several ranges side by side, from hosts that say that they know ranges. */
+export interface RangeSettings {
+  /** Of one blob; 1: as a whole. */
+  readonly parts: number
+  /** What is missing of a blob must be so much. */
+  readonly fromBytes: number
+}
+
+export interface BlobFetcherOptions {
+  readonly content: ContentService
+  readonly registry: RegistryClient
+  /** Bounds the transfers of all pulls together; each range is one. */
+  readonly transfers: BoundedQueue
+  readonly ranges: RangeSettings
 }
 
 /** A download that turned out wrong is tried again from other hosts; three wrong ones in a row are no accident. */
@@ -26,11 +46,15 @@ const maxAttempts = 3
 export class BlobFetcher {
   readonly #content: ContentService
   readonly #registry: RegistryClient
+  readonly #transfers: BoundedQueue
+  readonly #ranges: RangeSettings
   readonly #mutex = new KeyedMutex()
 
-  constructor(content: ContentService, registry: RegistryClient) {
-    this.#content = content
-    this.#registry = registry
+  constructor(options: BlobFetcherOptions) {
+    this.#content = options.content
+    this.#registry = options.registry
+    this.#transfers = options.transfers
+    this.#ranges = options.ranges
   }
 
   /** Stores small bytes that are at hand (a manifest, verified by the caller) with their labels. */
@@ -83,20 +107,9 @@ export class BlobFetcher {
       let hosts: readonly string[] = ['an earlier download']
       if (writer.offsetBytes < descriptor.sizeBytes) {
         if (writer.offsetBytes > 0) ctx.log.info({ digest: descriptor.digest, offsetBytes: writer.offsetBytes, sizeBytes: descriptor.sizeBytes }, 'going on with an interrupted download')
-        let storedBytes = writer.offsetBytes
-        source.tracker.stored(descriptor.digest, storedBytes)
-        const blob = await this.#registry.openBlob(source.ref, descriptor, {
-          offsetBytes: writer.offsetBytes, auth: source.auth, signal: ctx.signal, log: ctx.log, avoid,
-          onReceived: (bytes, host) => source.tracker.received(descriptor.digest, bytes, host),
-        })
-        source.served(blob.host)
-        for await (const chunk of blob.stream) {
-          await writer.write(chunk)
-          source.progress(chunk.length)
-          storedBytes += chunk.length
-          source.tracker.stored(descriptor.digest, storedBytes)
-        }
-        hosts = blob.hosts
+        // What an earlier one left may be what is wrong: a crash leaves gaps, a power cut zeros.
+        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, descriptor, writer, avoid)]
+        if (isWhole) hosts = served
       }
       try {
         await writer.commit(labels)
@@ -108,6 +121,84 @@ export class BlobFetcher {
     } finally {
       await writer.close()
     }
+  }
+
+  /** Brings what is missing. Returns the URLs of the hosts that served. */
+  async #transfer(ctx: Ctx, source: PullSource, descriptor: Descriptor, writer: ContentWriter, avoid: readonly string[]): Promise<readonly string[]> {
+    let storedBytes = writer.offsetBytes
+    const { digest, sizeBytes } = descriptor
+    const served = new Set<string>()
+    const stored = (bytes: number): void => {
+      storedBytes += bytes
+      source.tracker.stored(digest, storedBytes)
+    }
+    stored(0)
+    const open = async (signal: AbortSignal, from: number, to: number): Promise<OpenedBlob> => {
+      const blob = await this.#registry.openBlob(source.ref, descriptor, {
+        offsetBytes: from, endBytes: to, auth: source.auth, signal, log: ctx.log, avoid,
+        onReceived: (bytes, host) => {
+          source.progress(bytes)
+          source.tracker.received(digest, bytes, host)
+        },
+        passedOver: (host, why) => source.tracker.passedOver(host, why),
+      })
+      source.served(blob.host)
+      return blob
+    }
+    /** A transfer has its turn for as long as bytes are awaited, and the watchdog looks at it only then. */
+    const inTurn = async (signal: AbortSignal, work: () => Promise<void>): Promise<void> => this.#transfers.add(() => source.watch(work), { signal })
+
+    const from = storedBytes
+    const ends = Promise.withResolvers<readonly number[]>()
+    const first = async (signal: AbortSignal): Promise<void> => {
+      try {
+        await inTurn(signal, async () => {
+          const blob = await open(signal, from, sizeBytes)
+          const parts = this.#endsOfParts(from, sizeBytes, blob.acceptsRanges && writer.isDirect)
+          ends.resolve(parts)
+          await read(blob, parts[0] ?? sizeBytes, from, async (bytes) => writer.write(bytes), stored)
+          for (const host of blob.hosts) served.add(host)
+        })
+      } finally {
+        ends.resolve([])
+      }
+    }
+    const further = Array.from({ length: this.#ranges.parts - 1 }, (_, index) => async (signal: AbortSignal): Promise<void> => {
+      const parts = await ends.promise
+      const [begin, end] = [parts[index], parts[index + 1]]
+      if (begin === undefined || end === undefined) return
+      await inTurn(signal, async () => {
+        const blob = await open(signal, begin, end)
+        await read(blob, end, begin, async (bytes, at) => writer.writeAt(bytes, at), stored)
+        for (const host of blob.hosts) served.add(host)
+      })
+    })
+    await join<void[]>(ctx.signal, [first, ...further])
+    writer.filledTo(sizeBytes)
+    return [...served]
+  }
+
+  /** Where each part ends: one when it is not worth it. */
+  #endsOfParts(from: number, to: number, possible: boolean): number[] {
+    const { parts, fromBytes } = this.#ranges
+    if (!possible || to - from < fromBytes) return [to]
+    return Array.from({ length: parts }, (_, index) => from + Math.ceil((to - from) * (index + 1) / parts))
+  }
+}
+
+/** Reads up to a position, which the host may not know of. */
+async function read(blob: OpenedBlob, to: number, from: number, write: (bytes: Buffer, at: number) => Promise<void>, stored: (bytes: number) => void): Promise<void> {
+  let at = from
+  try {
+    for await (const chunk of blob.stream) {
+      const bytes = chunk.subarray(0, to - at)
+      await write(bytes, at)
+      at += bytes.length
+      stored(bytes.length)
+      if (at === to) break
+    }
+  } finally {
+    blob.close()
   }
 }
 

@@ -29,6 +29,8 @@ export interface PullView {
   readonly resolvedBy?: string
   /** Hosts that served the manifests and the configuration. */
   readonly documentsFrom: readonly string[]
+  /** Hosts that were asked, or skipped, and did not serve: why, the first reasons of each. */
+  readonly passedOver: Readonly<Record<string, readonly string[]>>
   readonly layers: readonly LayerView[]
 }
 
@@ -44,6 +46,7 @@ interface Layer {
 const keepEndedMs = 60_000
 const maxEnded = 32
 const maxHosts = 32
+const maxReasons = 3
 
 /** The pulls in flight and those that ended within the last minute. Fed by the pipeline, read by the listing on the metrics address. */
 export class PullProgress {
@@ -77,6 +80,7 @@ export class PullTracker {
   readonly #since = new Date()
   readonly #layers = new Map<string, Layer>()
   readonly #documentsFrom = new Set<string>()
+  readonly #passedOver = new Map<string, Set<string>>()
   #step = 'resolve'
   #resolved: { readonly digest: string; readonly host: string } | undefined
   #ended: { readonly at: Date; readonly error: string | undefined } | undefined
@@ -101,6 +105,12 @@ export class PullTracker {
   /** A host served a manifest or the configuration. */
   document(host: string): void {
     this.#documentsFrom.add(host)
+  }
+
+  passedOver(host: string, why: string): void {
+    const reasons = this.#passedOver.get(host) ?? new Set()
+    if (reasons.size < maxReasons) reasons.add(why)
+    if (this.#passedOver.has(host) || this.#passedOver.size < maxHosts) this.#passedOver.set(host, reasons)
   }
 
   /** The layers as the manifest lists them; the first `present` of them are unpacked already. */
@@ -146,6 +156,7 @@ export class PullTracker {
       ...(ended?.error === undefined ? {} : { error: ended.error }),
       ...(this.#resolved === undefined ? {} : { digest: this.#resolved.digest, resolvedBy: this.#resolved.host }),
       documentsFrom: [...this.#documentsFrom],
+      passedOver: Object.fromEntries([...this.#passedOver].map(([host, reasons]) => [host, [...reasons]])),
       layers: [...this.#layers.values()].map(({ digest, sizeBytes, storedBytes, state, from }) => ({ digest, sizeBytes, storedBytes, state, from: Object.fromEntries(from) })),
     }
   }

@@ -8,7 +8,7 @@ import { Code, CriError, isAlreadyExists, isNotFound, messageOf } from '../../er
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
-import type { Descriptor, RegistryClient } from '../../registry-mirrors/registry-client.ts'
+import type { Descriptor, PassOver, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import { labels as criLabels } from '../../state/metadata.ts'
 import type { Artifact } from '../../state/records.ts'
 import { artifactSnapshot, emptyConfig } from './artifact.ts'
@@ -16,8 +16,8 @@ import { ArtifactUnpacker, type WithMounts } from './artifact-unpack.ts'
 import { BlobFetcher, type PullSource } from './blobs.ts'
 import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
 import { maxDocumentBytes } from './stored-manifest.ts'
-import { PullProgress, type PullTracker } from './progress.ts'
-import { Unpacker } from './unpack.ts'
+import { PullProgress, type PullTracker, type PullView } from './progress.ts'
+import { type UnpackLayer, Unpacker } from './unpack.ts'
 import { Watchdog } from './watchdog.ts'
 
 export interface PullerSettings {
@@ -28,6 +28,11 @@ export interface PullerSettings {
   readonly imagePullWithSyncFs: boolean
   readonly discardUnpackedLayers: boolean
   readonly disableSnapshotAnnotations: boolean
+  /** Of all images together, ranges counted one by one; 0: no limit. */
+  readonly maxConcurrentTransfers: number
+  /** Side by side, of one layer. */
+  readonly parallelRanges: number
+  readonly parallelRangesFromMib: number
 }
 
 export interface PullerOptions {
@@ -61,7 +66,11 @@ const leaseMs = 24 * 3_600_000
 /** A pull that begins within this time of an interrupted one uses the same lease. */
 const leaseBucketMs = 12 * 3_600_000
 const maxWaitingLayers = 1024
+/** Of all pulls: each has as many waiting as it may have running. */
+const maxWaitingTransfers = 65_536
 const maxWaitingFiles = 8192
+/** An artifact may have thousands. */
+const maxLoggedLayers = 128
 const leaseDeleteTimeoutMs = 30_000
 /** After these the next try may succeed, and goes on with what is here; after any other the image is as it is. */
 const worthGoingOn: ReadonlySet<Code> = new Set([Code.CANCELLED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED])
@@ -88,7 +97,11 @@ export class Puller {
   constructor(options: PullerOptions) {
     this.#options = options
     this.#progress = options.progress ?? new PullProgress()
-    this.#blobs = new BlobFetcher(options.containerd.content, options.registry)
+    const { maxConcurrentTransfers, parallelRanges, parallelRangesFromMib } = options.settings
+    this.#blobs = new BlobFetcher({
+      content: options.containerd.content, registry: options.registry, ranges: { parts: parallelRanges, fromBytes: parallelRangesFromMib * 1024 * 1024 },
+      transfers: new BoundedQueue({ name: 'transfers', concurrency: maxConcurrentTransfers === 0 ? Infinity : maxConcurrentTransfers, maxWaiting: maxWaitingTransfers }),
+    })
     this.#unpacker = new Unpacker(options.containerd)
     this.#artifacts = new ArtifactUnpacker({ ...options, unpacker: this.#unpacker })
   }
@@ -119,13 +132,13 @@ export class Puller {
     const watchdog = new Watchdog(ref.toString(), settings.imagePullProgressTimeoutMs)
     const watched = withSignal(ctx, AbortSignal.any([ctx.signal, watchdog.signal]))
     try {
-      const resolved = await operation.step('resolve', () => registry.resolve(ref, auth, watched))
+      const resolved = await operation.step('resolve', () => registry.resolve(ref, auth, { ...watched, passedOver: (host, why) => tracker.passedOver(host, why) }))
       hosts.add(resolved.host)
       tracker.resolved(resolved.descriptor.digest, resolved.host)
       const lease = leaseId(request, resolved.descriptor)
       const pulled = await this.#underLease(watched, operation, lease, ref, async () => {
         const source: PullSource = {
-          ref, auth, lease, tracker, served: (host) => hosts.add(host),
+          ref, auth, lease, tracker, served: (host) => hosts.add(host), watch: (transfer) => watchdog.watch(transfer),
           progress: (count) => {
             bytes += count
             watchdog.progress()
@@ -133,14 +146,14 @@ export class Puller {
         }
         tracker.step('fetch manifest')
         const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
-        await this.#fetchBlobs(watched, operation, watchdog, source, target, request.snapshotter)
+        await this.#fetchBlobs(watched, operation, source, target, request.snapshotter)
         tracker.step('record image')
         return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
       })
       const { manifest, id } = pulled.target
       ctx.log.info({
         image: ref.toString(), id, artifact: manifest.artifact?.type, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
-        ms: Math.round(performance.now() - started),
+        ms: Math.round(performance.now() - started), ...servedBy(tracker),
       }, 'pulled')
       return { id, names: pulled.names }
     } finally {
@@ -218,7 +231,7 @@ export class Puller {
   async #manifestBytes(ctx: Ctx, source: PullSource, descriptor: Descriptor): Promise<Buffer> {
     const stored = await this.#stored(ctx, descriptor)
     if (stored !== undefined) return stored
-    const fetched = await this.#options.registry.fetchManifest(source.ref, descriptor, source.auth, ctx)
+    const fetched = await this.#options.registry.fetchManifest(source.ref, descriptor, source.auth, listening(ctx, source))
     source.served(fetched.host)
     source.tracker.document(fetched.host)
     return fetched.bytes
@@ -229,7 +242,7 @@ export class Puller {
     if (stored !== undefined) return stored
     // Not every registry has what everybody knows.
     if (manifest.config.digest === emptyConfig.digest) return emptyConfig.bytes
-    const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, ctx)
+    const fetched = await this.#options.registry.fetchSmallBlob(source.ref, manifest.config, source.auth, listening(ctx, source))
     source.served(fetched.host)
     source.tracker.document(fetched.host)
     return fetched.bytes
@@ -245,14 +258,14 @@ export class Puller {
     }
   }
 
-  async #fetchBlobs(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, snapshotter: string): Promise<void> {
+  async #fetchBlobs(ctx: Ctx, operation: Operation, source: PullSource, target: Target, snapshotter: string): Promise<void> {
     const { config, manifest: { artifact } } = target
-    if (config !== undefined) await this.#fetchLayers(ctx, operation, watchdog, source, { ...target, config }, snapshotter)
-    else if (artifact !== undefined) await this.#fetchFiles(ctx, operation, watchdog, source, target, artifact, snapshotter)
+    if (config !== undefined) await this.#fetchLayers(ctx, operation, source, { ...target, config }, snapshotter)
+    else if (artifact !== undefined) await this.#fetchFiles(ctx, operation, source, target, artifact, snapshotter)
   }
 
   /** The blobs of an artifact side by side, then its files from them. */
-  async #fetchFiles(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target, artifact: Artifact, snapshotter: string): Promise<void> {
+  async #fetchFiles(ctx: Ctx, operation: Operation, source: PullSource, target: Target, artifact: Artifact, snapshotter: string): Promise<void> {
     const options = { snapshotter, lease: source.lease, syncFs: this.#options.settings.imagePullWithSyncFs }
     const { digest } = target.descriptor
     if (artifact.problem === undefined && await this.#unpacker.exists(ctx, artifactSnapshot(digest), options)) return
@@ -261,7 +274,7 @@ export class Puller {
     await operation.step('download files', async () => {
       const queue = this.#downloads(maxWaitingFiles)
       const blobs = new Map(target.manifest.layers.map((layer) => [layer.digest, layer]))
-      await join<void[]>(ctx.signal, [...blobs.values()].map((layer) => (signal) => queue.add(() => watchdog.watch(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, distributionSource(source.ref))), { signal })))
+      await join<void[]>(ctx.signal, [...blobs.values()].map((layer) => (signal) => queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, distributionSource(source.ref)), { signal })))
     })
     if (artifact.problem === undefined) {
       source.tracker.step('unpack files')
@@ -276,7 +289,7 @@ export class Puller {
   }
 
   /** Downloads side by side, each layer unpacked as soon as it and its parent are there. Layers whose snapshots exist are not fetched. */
-  async #fetchLayers(ctx: Ctx, operation: Operation, watchdog: Watchdog, source: PullSource, target: Target & { readonly config: ConfigDocument }, snapshotter: string): Promise<void> {
+  async #fetchLayers(ctx: Ctx, operation: Operation, source: PullSource, target: Target & { readonly config: ConfigDocument }, snapshotter: string): Promise<void> {
     const { settings } = this.#options
     const { layers } = target.manifest
     const { diffIds } = target.config
@@ -284,7 +297,16 @@ export class Puller {
     const options = { snapshotter, lease: source.lease, syncFs: settings.imagePullWithSyncFs }
     const queue = this.#downloads(maxWaitingLayers)
     let below = 0
-    while (below < chain.length && await this.#unpacker.exists(ctx, chain[below] ?? '', options)) below += 1
+    const layerAt = (index: number): UnpackLayer => {
+      const descriptor = layers[index]
+      const [diffId, chainId] = [diffIds[index], chain[index]]
+      if (descriptor === undefined || diffId === undefined || chainId === undefined) throw new TypeError('layers and diff ids were counted to be as many')
+      return { descriptor, diffId, chainId, parent: chain[index - 1] ?? '', labels: this.#snapshotLabels(source.ref, target, index) }
+    }
+    // A remote snapshotter is told what a layer is before anything is downloaded: it may have it already, or bring it by itself.
+    const isThere = async (index: number): Promise<boolean> => await this.#unpacker.exists(ctx, chain[index] ?? '', options)
+      || (!settings.disableSnapshotAnnotations && await this.#unpacker.isBrought(ctx, layerAt(index), options))
+    while (below < chain.length && await isThere(below)) below += 1
     source.tracker.layers(layers, below)
     source.tracker.step('download and unpack layers')
     const downloaded = layers.map(() => Promise.withResolvers<void>())
@@ -295,7 +317,7 @@ export class Puller {
           const index = below + offset
           const labels = { ...distributionSource(source.ref), 'containerd.io/uncompressed': diffIds[index] ?? '' }
           try {
-            await queue.add(() => watchdog.watch(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, labels)), { signal })
+            await queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, labels), { signal })
             downloaded[index]?.resolve()
           } catch (error) {
             downloaded[index]?.reject(error)
@@ -305,13 +327,11 @@ export class Puller {
       }),
       (signal) => operation.step('unpack layers', async () => {
         for (let index = below; index < layers.length; index++) {
-          const descriptor = layers[index]
-          const [diffId, chainId] = [diffIds[index], chain[index]]
-          if (descriptor === undefined || diffId === undefined || chainId === undefined) throw new TypeError('layers and diff ids were counted to be as many')
+          const layer = layerAt(index)
           await downloaded[index]?.promise
-          source.tracker.layer(descriptor.digest, 'unpacking')
-          await this.#unpacker.unpack(withSignal(ctx, signal), { descriptor, diffId, chainId, parent: chain[index - 1] ?? '', labels: this.#snapshotLabels(source.ref, target, index) }, options)
-          source.tracker.layer(descriptor.digest, 'done')
+          source.tracker.layer(layer.descriptor.digest, 'unpacking')
+          await this.#unpacker.unpack(withSignal(ctx, signal), layer, options)
+          source.tracker.layer(layer.descriptor.digest, 'done')
         }
       }),
     ])
@@ -343,6 +363,17 @@ export class Puller {
 function leaseId(request: PullRequest, descriptor: Descriptor): string {
   const key = createHash('sha256').update([request.ref.name, descriptor.digest, request.snapshotter].join('\n')).digest('hex').slice(0, 32)
   return `cri-shim-pull-${key}-${Math.floor(Date.now() / leaseBucketMs)}`
+}
+
+/** Who served what, and why others did not, for the log. */
+function servedBy(tracker: PullTracker): { readonly resolvedBy: string | undefined; readonly documentsFrom: readonly string[]; readonly layersFrom: Readonly<Record<string, Readonly<Record<string, number>>>>; readonly passedOver: PullView['passedOver'] } {
+  const { resolvedBy, documentsFrom, layers, passedOver } = tracker.view()
+  const fetched = layers.filter(({ from }) => Object.keys(from).length > 0).slice(0, maxLoggedLayers)
+  return { resolvedBy, documentsFrom, layersFrom: Object.fromEntries(fetched.map(({ digest, from }) => [digest.slice(0, digest.indexOf(':') + 13), from])), passedOver }
+}
+
+function listening(ctx: Ctx, { tracker }: PullSource): Ctx & PassOver {
+  return { ...ctx, passedOver: (host, why) => tracker.passedOver(host, why) }
 }
 
 /** Where the content came from, as containerd's own client notes it. */

@@ -42,6 +42,21 @@ export class Unpacker {
     return await snapshots.stat(ctx, options.snapshotter, chainId) !== undefined
   }
 
+  /** Whether the snapshotter has the layer, or brings it by itself when it is asked for it with the image's annotations: then nothing needs to be downloaded. */
+  async isBrought(ctx: Ctx, layer: UnpackLayer, options: UnpackOptions): Promise<boolean> {
+    const { snapshots } = this.#containerd
+    const { snapshotter, lease } = options
+    const key = keyFor(layer)
+    try {
+      await snapshots.prepare(ctx, snapshotter, key, layer.parent, labelsOf(layer), { lease })
+    } catch (error) {
+      if (isAlreadyExists(error)) return this.exists(ctx, layer.chainId, options)
+      throw error
+    }
+    await snapshots.remove(withSignal(ctx, AbortSignal.timeout(60_000)), snapshotter, key)
+    return false
+  }
+
   /** Unpacks one layer whose parent is there. */
   async unpack(ctx: Ctx, layer: UnpackLayer, options: UnpackOptions): Promise<void> {
     await this.#mutex.run(`${options.snapshotter}/${layer.chainId}`, async () => {
@@ -53,9 +68,9 @@ export class Unpacker {
   async #apply(ctx: Ctx, layer: UnpackLayer, options: UnpackOptions): Promise<void> {
     const { snapshots, diff } = this.#containerd
     const { snapshotter, lease } = options
-    const key = `extract-${Date.now()}-${randomBytes(4).toString('hex')} ${layer.chainId}`
+    const key = keyFor(layer)
     const { mediaType, digest, sizeBytes } = layer.descriptor
-    const labels = { ...layer.labels, 'containerd.io/snapshot.ref': layer.chainId }
+    const labels = labelsOf(layer)
     let mounts
     try {
       mounts = await snapshots.prepare(ctx, snapshotter, key, layer.parent, labels, { lease })
@@ -73,4 +88,13 @@ export class Unpacker {
       if (!isAlreadyExists(error)) throw error
     }
   }
+}
+
+function keyFor(layer: UnpackLayer): string {
+  return `extract-${Date.now()}-${randomBytes(4).toString('hex')} ${layer.chainId}`
+}
+
+/** By the label a remote snapshotter knows what to call the snapshot that it commits by itself. */
+function labelsOf(layer: UnpackLayer): Record<string, string> {
+  return { ...layer.labels, 'containerd.io/snapshot.ref': layer.chainId }
 }
