@@ -11,7 +11,8 @@ const quotient = (a: number, b: number): string => (b > 0 ? (a / b).toFixed(2) :
 
 function verdict(target: Target | undefined, met: boolean | undefined): string {
   if (target === undefined) return ''
-  return `${target.kind === 'ratio' ? `ratio ≤ ${target.atMost.toFixed(2)}` : `median ≤ ${target.atMostMs} ms`}: ${met === true ? 'met' : 'missed'}`
+  const bound = target.kind === 'ratio' ? `ratio ≤ ${target.atMost.toFixed(2)}` : target.kind === 'median' ? `median ≤ ${target.atMostMs} ms` : `p99 ≤ ${target.atMost} × ${target.over}`
+  return `${bound}: ${met === true ? 'met' : 'missed'}`
 }
 
 function operationTable(results: readonly OperationResult[], [first, second]: readonly [string, string]): string {

@@ -23,6 +23,7 @@ import { listStage } from './stages/list.ts'
 import { podStage } from './stages/pods.ts'
 import { buildPullImages, pullStage } from './stages/pull.ts'
 import { statsStage } from './stages/stats.ts'
+import { streamStage } from './stages/streams.ts'
 import { Samples, type SideName, sideNames } from './statistics.ts'
 
 /** Of the pulled image, uncompressed. Half of it compresses to nothing, so that these are 200 MB and 40 MB on the wire. */
@@ -107,6 +108,7 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
     const chosen = (stage: keyof typeof stages): boolean => stages[stage].some((operation) => options.only.has(operation))
     if (chosen('pods')) await podStage(context)
     if (chosen('exec')) await execStage(context)
+    if (chosen('streams')) await streamStage(context)
     const peaks = chosen('list') ? await listStage(context) : new Map<SideName, number>()
     const idle = chosen('stats') ? await statsStage(context) : new Map<SideName, number>()
     if (pullImages !== undefined) await pullStage(context, pullImages)

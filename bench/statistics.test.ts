@@ -30,12 +30,16 @@ it('compares cri-shim with the plugin, and with its targets', () => {
   add('ListContainers', 1, [1, 1], [1.5, 2.5])
   add('StartContainer', 1, [10], [20])
   add('PullImage', 1, [], [5])
+  add('ListContainers idle', 1, [1], [1, 2])
+  add('ListContainers beside 20 streams', 1, [9], [3, 6])
   const results = summarise(samples, new Set(operations))
   assert.deepEqual(results.map(({ operation, concurrency, count, ratio, met }) => ({ operation, concurrency, count, ratio, met })), [
     { operation: 'StartContainer', concurrency: 1, count: 1, ratio: 2, met: undefined },
     { operation: 'pod start', concurrency: 1, count: 3, ratio: 0.8, met: true },
     { operation: 'pod start', concurrency: 4, count: 1, ratio: 1.01, met: false },
     { operation: 'ListContainers', concurrency: 1, count: 2, ratio: 2, met: true },
+    { operation: 'ListContainers idle', concurrency: 1, count: 1, ratio: 1.5, met: undefined },
+    { operation: 'ListContainers beside 20 streams', concurrency: 1, count: 1, ratio: 0.5, met: true },
   ])
   assert.deepEqual(summarise(samples, new Set(['StartContainer'])).map(({ operation }) => operation), ['StartContainer'])
 })
