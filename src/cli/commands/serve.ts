@@ -10,7 +10,7 @@ export function serveCommand(loadCompose: () => Promise<Compose>): Command {
     maxPositionals: 0,
     flags: serviceFlags,
     details: `Signals: SIGTERM and SIGINT stop the service in order, a second one at once; SIGUSR1 goes on to the next log level
-(info, debug, trace); SIGHUP is only logged: the configuration is read at the start. Pods go on in every case.
+(info, debug, trace); SIGHUP opens the audit log anew: the configuration is read at the start. Pods go on in every case.
 Under systemd (Type=notify) it reports when it is ready and, with WatchdogSec=, that it is alive.`,
     async run(args) {
       const loaded = settingsFor(args)
