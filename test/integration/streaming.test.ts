@@ -200,10 +200,10 @@ describe('streaming', { skip: skipUnlessRoot, timeout: 300_000 }, () => {
       stays.stdout.resume()
       for (let round = 0; round < 5; round++) {
         const clients = await Promise.all(Array.from({ length: 10 }, async () => openCommand(await attach(id, both), transport, both)))
-        await Promise.all(clients.map(async ({ stdout, status, vanish }) => {
-          status.catch(() => undefined)
-          await once(stdout, 'data')
-          vanish()
+        await Promise.all(clients.map(async (client) => {
+          client.status.catch(() => undefined)
+          await once(client.stdout, 'data')
+          client.vanish()
         }))
       }
       await node.cri.runtime.StopContainer({ container_id: id, timeout: '0' })
