@@ -22,6 +22,7 @@ import { pullImage, pullNow } from '../image-service/pull-image.ts'
 import { PullCoordinator } from '../image-service/pull/coordinator.ts'
 import { PullProgress } from '../image-service/pull/progress.ts'
 import { Puller } from '../image-service/pull/puller.ts'
+import { UnsettledPulls } from '../image-service/pull/unsettled.ts'
 import { removeImage } from '../image-service/remove-image.ts'
 import { findImage, requireContainerImage, requireVolumeImage } from '../image-service/resolve-image.ts'
 import { ImageUnpacker } from '../image-service/unpack-image.ts'
@@ -78,7 +79,7 @@ import { AuditWiring } from './wiring/audit.ts'
 import { CdiSpecifications } from './wiring/cdi.ts'
 import { registerGauges } from './wiring/gauges.ts'
 import { Health } from './wiring/health.ts'
-import { cleanScratch, hostPort } from './wiring/host.ts'
+import { cleanScratch, hostPort, syncFileSystems } from './wiring/host.ts'
 import { Networks } from './wiring/networks.ts'
 import { RuntimeFeatureProbe } from './wiring/runtime-features.ts'
 import { runtimeHandlers } from './wiring/runtime-handlers.ts'
@@ -131,7 +132,11 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   await cleanIdmapped(linux, shim.state)
   const host = hostPort(linux, scratch)
   const pullProgress = new PullProgress()
-  const pulls = new PullCoordinator(new Puller({ progress: pullProgress, containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
+  const unsettled = new UnsettledPulls({
+    containerd, dir: join(shim.root, 'pulls'), ctx: base,
+    sync: (snapshotters) => syncFileSystems([...snapshotters.map(snapshotterRoot), ...(containerd.content.root === undefined ? [] : [containerd.content.root])]),
+  })
+  const pulls = new PullCoordinator(new Puller({ progress: pullProgress, unsettled, containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
   const users = new ImageUsers(containerd, host)
   const imageUsers: ContainerDeps['imageUsers'] = (ctx, image, snapshotter) => users.read(ctx, image, snapshotter)
@@ -219,6 +224,15 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage,
   }
   const events = new ContainerEvents({ deps, log: log.child({ component: 'events' }), metrics })
+  let recovery: Promise<void> | undefined
+  /** Once: later notes are of this boot. */
+  const recovered = async (): Promise<void> => {
+    recovery ??= unsettled.recover()
+    await recovery.catch((error: unknown) => {
+      recovery = undefined
+      throw error
+    })
+  }
   const lifecycle = new Lifecycle({
     deps, containerd, background, ctx: base, netnsExists: (path) => linux.netnsExists(path),
     attachedToNetworks: () => networks.attached(),
@@ -233,6 +247,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
         if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root)
         else snapshotterRoots.set(plugin.id, root)
       }
+      await recovered()
       await catalog.reload(ctx)
     },
     imageChanged: async (ctx, name) => void await catalog.refresh(ctx, name),

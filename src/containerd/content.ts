@@ -47,6 +47,11 @@ export class ContentService {
     this.#root = root
   }
 
+  /** Where the content store is, when it can be seen from here. */
+  get root(): string | undefined {
+    return this.#root
+  }
+
   /** Undefined when the blob is not there. */
   async info(ctx: Ctx, digest: string): Promise<ContentInfo | undefined> {
     try {

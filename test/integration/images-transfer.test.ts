@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { type Fault } from '../fixtures/registry/faults.ts'
 import type { RecordedRequest } from '../fixtures/registry/registry.ts'
@@ -35,7 +36,7 @@ function noise(sizeBytes: number): Buffer {
 }
 
 async function images(content: ContentDir): Promise<void> {
-  const all = [['ranges', 1, 9 * MiB], ['broken', 1, 9 * MiB], ['stopped', 1, 9 * MiB], ['killed', 1, 9 * MiB], ['plain', 1, 9 * MiB], ['one', 4, 4096], ['two', 4, 4096], ['slow', 3, 2 * MiB], ['queued', 1, 4096], ['silent', 1, 4096], ['log', 2, 4096]] as const
+  const all = [['ranges', 1, 9 * MiB], ['broken', 1, 9 * MiB], ['stopped', 1, 9 * MiB], ['killed', 1, 9 * MiB], ['plain', 1, 9 * MiB], ['one', 4, 4096], ['two', 4, 4096], ['slow', 3, 2 * MiB], ['queued', 1, 4096], ['silent', 1, 4096], ['log', 2, 4096], ['lost', 2, 4096]] as const
   for (const [name, layers, size] of all) {
     const stored = []
     for (let at = 0; at < layers; at++) stored.push(await addLayer(content, [file(`${name}-${at}`, noise(size))], 'oci', 'none'))
@@ -57,11 +58,11 @@ describe('transfers of a pull', { skip: skipUnlessRoot }, () => {
   })
 
   const fault = (given: Fault): void => void undo.push(node.registry.fault(given))
-  async function parts(name: string): Promise<{ readonly config: string; readonly layers: readonly Descriptor[] }> {
+  async function parts(name: string): Promise<{ readonly config: string; readonly manifest: string; readonly layers: readonly Descriptor[] }> {
     const found = (await readIndex(node.contentDir)).find((image) => image.annotations?.[refNameAnnotation] === `${host}/t/${name}:1`)
     assert.ok(found)
     const { config, layers } = JSON.parse(await readFile(blobPath(node.contentDir, found.digest), 'utf8')) as { config: Descriptor; layers: Descriptor[] }
-    return { config: config.digest, layers }
+    return { config: config.digest, manifest: found.digest, layers }
   }
   async function layerOf(name: string): Promise<{ readonly digest: string; readonly size: number; readonly starts: readonly number[]; readonly config: string }> {
     const { config, layers: [layer] } = await parts(name)
@@ -172,6 +173,30 @@ describe('transfers of a pull', { skip: skipUnlessRoot }, () => {
     assert.equal(await pull(node, `${host}/t/one:1`), id)
     assert.deepEqual(node.registry.requests.slice(before).filter((request) => request.kind === 'blob'), [])
     await node.cri.image.RemoveImage({ image: { image: id } })
+  })
+
+  it('does not trust what was pulled just before the machine went down, and pulls it again', async () => {
+    const { config, layers, manifest } = await parts('lost')
+    assert.equal(await pull(node, `${host}/t/lost:1`), config)
+    const kept = await pull(node, `${host}/t/queued:1`)
+    const pulls = join(node.dir, 'shim-root', 'pulls')
+    await node.shim.end('SIGKILL')
+    const notes = await Promise.all((await readdir(pulls)).map(async (name) => ({ name, text: await readFile(join(pulls, name), 'utf8') })))
+    const note = notes.find(({ text }) => text.includes('t/lost:1'))
+    assert.ok(note)
+    const [boot] = /"boot":"[0-9a-f-]{36}"/.exec(note.text) ?? []
+    assert.ok(boot)
+    await writeFile(join(pulls, note.name), note.text.replace(boot, '"boot":"another"'))
+    // What a power cut leaves: the database knows everything, the files are empty.
+    const { root = '' } = (await node.api.introspection.plugins(node.ctx, ['type==io.containerd.content.v1,id==content']))[0]?.exports ?? {}
+    for (const digest of [config, manifest]) await truncate(join(root, 'blobs', digest.replace(':', '/')))
+    const asked = node.registry.requests.length
+    await restart(node)
+    assert.equal((await node.cri.image.ImageStatus({ image: { image: `${host}/t/lost:1` } })).image, null)
+    assert.equal((await node.cri.image.ImageStatus({ image: { image: `${host}/t/queued:1` } })).image?.id, kept)
+    assert.equal((await readdir(pulls)).includes(note.name), false)
+    assert.equal(await pull(node, `${host}/t/lost:1`), config)
+    for (const { digest } of layers) assert.ok(node.registry.requests.slice(asked).some((request) => request.reference === digest), digest)
   })
 
   it('logs in one line who served what, and why others did not', async () => {

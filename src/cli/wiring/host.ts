@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import { mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ContainerHost } from '../../container/deps.ts'
@@ -75,4 +77,9 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
     oomKillCount: (cgroups) => linux.oomKillCount(cgroups),
     killSession: (request) => linux.killSession(request),
   }
+}
+
+/** Writes the file systems that hold these paths to the disk. Rejects when one cannot be. */
+export async function syncFileSystems(paths: readonly string[]): Promise<void> {
+  await promisify(execFile)('sync', ['--file-system', ...paths])
 }

@@ -7,6 +7,7 @@ import type { Containerd } from '../../containerd/containerd.ts'
 import { Code, CriError, isAlreadyExists, isNotFound, messageOf } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
+import { matchesDigest } from '../../registry-mirrors/digest.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, PassOver, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import { labels as criLabels } from '../../state/metadata.ts'
@@ -18,6 +19,7 @@ import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, 
 import { maxDocumentBytes } from './stored-manifest.ts'
 import { PullProgress, type PullTracker, type PullView } from './progress.ts'
 import { type UnpackLayer, Unpacker } from './unpack.ts'
+import type { PullNote, UnsettledPulls } from './unsettled.ts'
 import { Watchdog } from './watchdog.ts'
 
 export interface PullerSettings {
@@ -44,6 +46,8 @@ export interface PullerOptions {
   readonly operation: (name: string) => Operation
   /** Told how each pull goes on. Default: one that nobody reads. */
   readonly progress?: PullProgress
+  /** Default: nothing is noted. */
+  readonly unsettled?: Pick<UnsettledPulls, 'begin'>
 }
 
 export interface PullRequest {
@@ -146,9 +150,14 @@ export class Puller {
         }
         tracker.step('fetch manifest')
         const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
-        await this.#fetchBlobs(watched, operation, source, target, request.snapshotter)
-        tracker.step('record image')
-        return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
+        const settle = await this.#options.unsettled?.begin(noteOf(request, resolved.descriptor, target))
+        try {
+          await this.#fetchBlobs(watched, operation, source, target, request.snapshotter)
+          tracker.step('record image')
+          return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
+        } finally {
+          settle?.()
+        }
       })
       const { manifest, id } = pulled.target
       ctx.log.info({
@@ -251,7 +260,13 @@ export class Puller {
   /** Nothing is asked before it is read: the image may be removed at any moment. */
   async #stored(ctx: Ctx, descriptor: Descriptor): Promise<Buffer | undefined> {
     try {
-      return await this.#options.containerd.content.read(ctx, descriptor.digest, maxDocumentBytes)
+      const { content } = this.#options.containerd
+      const bytes = await content.read(ctx, descriptor.digest, maxDocumentBytes)
+      if (matchesDigest(bytes, descriptor.digest)) return bytes
+      // A disk that lost it: containerd would go on giving it out.
+      ctx.log.warn({ digest: descriptor.digest }, 'what containerd has under this digest is something else: thrown away')
+      await content.delete(ctx, descriptor.digest)
+      return undefined
     } catch (error) {
       if (isNotFound(error)) return undefined
       throw error
@@ -351,7 +366,7 @@ export class Puller {
   /** The records that make the image one: its name, its digest, its id, as containerd's CRI plugin keeps them. */
   async #record(ctx: Ctx, request: PullRequest, descriptor: Descriptor, target: Target): Promise<string[]> {
     const { ref, pinned } = request
-    const names = [...new Set([`${ref.name}@${descriptor.digest}`, ref.toString(), target.id])]
+    const names = namesOf(ref, descriptor, target)
     const labels = { [criLabels.image]: criLabels.imageManaged, ...(pinned ? { [criLabels.pinned]: criLabels.pinnedValue } : {}) }
     const size = isIndex(descriptor.mediaType) ? descriptor.sizeBytes : target.descriptor.sizeBytes
     for (const name of names) await this.#options.containerd.images.createOrUpdate(ctx, { name, target: { media_type: descriptor.mediaType, digest: descriptor.digest, size: String(size) }, labels })
@@ -363,6 +378,19 @@ export class Puller {
 function leaseId(request: PullRequest, descriptor: Descriptor): string {
   const key = createHash('sha256').update([request.ref.name, descriptor.digest, request.snapshotter].join('\n')).digest('hex').slice(0, 32)
   return `cri-shim-pull-${key}-${Math.floor(Date.now() / leaseBucketMs)}`
+}
+
+function namesOf(ref: ImageRef, descriptor: Descriptor, target: Target): string[] {
+  return [...new Set([`${ref.name}@${descriptor.digest}`, ref.toString(), target.id])]
+}
+
+function noteOf(request: PullRequest, descriptor: Descriptor, target: Target): PullNote {
+  const { manifest, config } = target
+  return {
+    names: namesOf(request.ref, descriptor, target), snapshotter: request.snapshotter,
+    digests: [descriptor.digest, target.descriptor.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)],
+    snapshots: config === undefined ? [artifactSnapshot(target.descriptor.digest)] : chainIds(config.diffIds),
+  }
 }
 
 /** Who served what, and why others did not, for the log. */

@@ -1,0 +1,166 @@
+import { createHash } from 'node:crypto'
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pause } from '../../concurrency/deadline.ts'
+import type { Containerd } from '../../containerd/containerd.ts'
+import type { SnapshotInfo } from '../../containerd/snapshots.ts'
+import { toNanoseconds } from '../../containerd/timestamp.ts'
+import { messageOf } from '../../errors/cri-error.ts'
+import type { Timestamp } from '../../generated/containerd.ts'
+import type { Ctx } from '../../observability/context.ts'
+import { readJson, writeJson } from '../../state/status-file.ts'
+
+/** What a pull is about to make. */
+export interface PullNote {
+  readonly names: readonly string[]
+  readonly snapshotter: string
+  /** Manifests, configuration, layers. */
+  readonly digests: readonly string[]
+  /** Names of its committed snapshots. */
+  readonly snapshots: readonly string[]
+}
+
+interface StoredNote extends PullNote {
+  readonly boot: string
+  /** Milliseconds since 1970. What was there before is not in question. */
+  readonly since: number
+}
+
+export interface UnsettledPullsOptions {
+  readonly containerd: Containerd
+  /** Below the service's root: survives a reboot. */
+  readonly dir: string
+  /** Writes the file systems of containerd's content and of these snapshotters to the disk. */
+  readonly sync: (snapshotters: readonly string[]) => Promise<void>
+  readonly ctx: Ctx
+  /** From the end of a pull to that: the kernel has written most of it by then. Default: 30,000. */
+  readonly settleMs?: number
+}
+
+/** A clock may be set back a little while a pull begins. */
+const clockSlackMs = 10_000
+
+/**
+ * What was pulled and may not be on the disk yet. containerd syncs its database, not what it unpacks: after a power cut an image is listed whose files
+ * are empty. Each pull is noted before it makes anything, until its bytes were synced; a note that another boot has left names what cannot be trusted.
+ */
+export class UnsettledPulls {
+  readonly #options: UnsettledPullsOptions
+  readonly #waiting = new Map<string, string>()
+  readonly #running = new Map<string, number>()
+  #isSettling = false
+  #boot: string | undefined
+
+  constructor(options: UnsettledPullsOptions) {
+    this.#options = options
+  }
+
+  /** Returns what is to be called when the pull has ended, whatever its end. */
+  async begin(note: PullNote): Promise<() => void> {
+    const file = join(this.#options.dir, `${createHash('sha256').update(JSON.stringify([note.names, note.snapshotter, note.digests])).digest('hex').slice(0, 32)}.json`)
+    this.#running.set(file, (this.#running.get(file) ?? 0) + 1)
+    this.#waiting.delete(file)
+    const end = (): void => {
+      const others = (this.#running.get(file) ?? 1) - 1
+      if (others > 0) this.#running.set(file, others)
+      else {
+        this.#running.delete(file)
+        this.#settleLater(file, note.snapshotter)
+      }
+    }
+    try {
+      await writeJson(file, { ...note, boot: await this.#bootId(), since: Date.now() - clockSlackMs } satisfies StoredNote)
+    } catch (error) {
+      end()
+      throw error
+    }
+    return end
+  }
+
+  /** At the start, before anything is listed: takes away what pulls of an earlier boot made and may have lost. */
+  async recover(): Promise<void> {
+    const { dir, ctx } = this.#options
+    const boot = await this.#bootId()
+    for (const name of await readdir(dir).catch(() => [])) {
+      if (!name.endsWith('.json')) continue
+      const file = join(dir, name)
+      const note = storedNote(await readJson(file))
+      if (note !== undefined && note.boot === boot) this.#settleLater(file, note.snapshotter)
+      else {
+        if (note !== undefined) {
+          ctx.log.warn({ image: note.names[0] }, 'the machine went down before this image was on the disk: it is removed, and pulled again when it is needed')
+          await this.#distrust(note)
+        }
+        await rm(file, { force: true })
+      }
+    }
+  }
+
+  async #distrust(note: StoredNote): Promise<void> {
+    const { containerd, ctx } = this.#options
+    for (const name of note.names) await containerd.images.delete(ctx, name, false)
+    // Whatever was made from them goes too: nothing of it runs after a boot.
+    const isNew = (created: Timestamp | null | undefined): boolean => created === null || created === undefined || Number(toNanoseconds(created) / 1_000_000n) >= note.since
+    const all = await containerd.snapshots.list(ctx, note.snapshotter)
+    const made = all.filter((snapshot) => note.snapshots.includes(snapshot.name) && isNew(snapshot.created_at)).map(({ name }) => name)
+    for (const snapshot of withDescendants(all, made)) await containerd.snapshots.remove(ctx, note.snapshotter, snapshot)
+    for (const digest of note.digests) {
+      const info = await containerd.content.info(ctx, digest)
+      if (info !== undefined && isNew(info.created_at)) await containerd.content.delete(ctx, digest)
+    }
+  }
+
+  #settleLater(file: string, snapshotter: string): void {
+    this.#waiting.set(file, snapshotter)
+    if (this.#isSettling) return
+    this.#isSettling = true
+    void this.#settle()
+  }
+
+  async #settle(): Promise<void> {
+    const { sync, ctx, settleMs = 30_000 } = this.#options
+    try {
+      while (this.#waiting.size > 0) {
+        await pause(settleMs, ctx.signal)
+        const batch = [...this.#waiting]
+        await sync([...new Set(batch.map(([, snapshotter]) => snapshotter))])
+        for (const [file] of batch) {
+          // One that is pulled again meanwhile is not settled.
+          if (!this.#waiting.delete(file)) continue
+          await rm(file, { force: true })
+        }
+      }
+    } catch (error) {
+      if (!ctx.signal.aborted) ctx.log.warn({ err: error }, `pulled images cannot be synced to the disk (${messageOf(error)}): after a power cut they are pulled again`)
+    } finally {
+      this.#isSettling = false
+    }
+  }
+
+  async #bootId(): Promise<string> {
+    return (this.#boot ??= (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim())
+  }
+}
+
+/** The snapshots of these names and all that stand on them, the uppermost first. */
+export function withDescendants(all: readonly Pick<SnapshotInfo, 'name' | 'parent'>[], names: readonly string[]): string[] {
+  const children = new Map<string, string[]>()
+  for (const { name, parent } of all) children.set(parent, [...children.get(parent) ?? [], name])
+  const present = new Set(all.map(({ name }) => name))
+  const order = new Set<string>()
+  const visit = (name: string): void => {
+    if (order.has(name)) return
+    for (const child of children.get(name) ?? []) visit(child)
+    order.add(name)
+  }
+  for (const name of names) if (present.has(name)) visit(name)
+  return [...order]
+}
+
+function storedNote(value: unknown): StoredNote | undefined {
+  if (typeof value !== 'object' || value === null) return undefined
+  const { names, snapshotter, digests, snapshots, boot, since } = value as Readonly<Record<string, unknown>>
+  const strings = (list: unknown): list is string[] => Array.isArray(list) && list.every((entry) => typeof entry === 'string')
+  if (!strings(names) || !strings(digests) || !strings(snapshots) || typeof snapshotter !== 'string' || typeof boot !== 'string' || typeof since !== 'number') return undefined
+  return { names, snapshotter, digests, snapshots, boot, since }
+}
