@@ -15,8 +15,8 @@ const sighup = 1
 const sigkill = 9
 /** A killed process that has not been reaped by then hangs in the kernel. */
 const afterKillMs = 10_000
-/** Between two tries to wait for a process while containerd is being restarted. */
-const waitAgainMs = 500
+/** Between two tries while containerd is being restarted. */
+const againMs = 500
 
 export type ExecDeps = Pick<ContainerDeps, 'containerd' | 'containers' | 'host' | 'layout' | 'execStarts'>
 
@@ -123,7 +123,7 @@ export class ExecRun {
       } catch (error) {
         if (signal.aborted || !(error instanceof CriError) || error.code !== Code.UNAVAILABLE || this.#deps.containers.get(this.#container.id)?.status.state !== 'running') throw error
         this.#ctx.log.info({ err: error, container: this.#container.id, exec: this.id }, 'waiting on for a command while containerd is away')
-        await pause(waitAgainMs, signal)
+        await pause(againMs, signal)
         this.#awaitExit()
       }
     }
@@ -135,10 +135,18 @@ export class ExecRun {
     await this.#whileRunning('resize the terminal of a command', () => this.#deps.containerd.tasks.resizePty(this.#ctx, this.#container.id, this.id, size))
   }
 
-  /** Lets the end of its input come; hangs a terminal up. */
+  /** Lets the end of its input come, when containerd is back if it is away; hangs a terminal up. */
   async closeStdin(): Promise<void> {
-    if (!this.running || this.fifos.stdin === '') return
-    await this.#whileRunning('close the input of a command', () => this.#deps.containerd.tasks.closeStdin(this.#detached(), this.#container.id, this.id))
+    while (this.running && this.fifos.stdin !== '') {
+      try {
+        await this.#deps.containerd.tasks.closeStdin(this.#detached(), this.#container.id, this.id)
+        return
+      } catch (error) {
+        if (!(error instanceof CriError) || error.code !== Code.UNAVAILABLE) return this.#unlessOver('close the input of a command', error)
+      }
+      await pause(againMs, this.#over.signal).catch(() => undefined)
+      if (this.#over.signal.aborted) return
+    }
   }
 
   /** Tells it that its terminal is gone. */
@@ -152,9 +160,13 @@ export class ExecRun {
     try {
       await work()
     } catch (error) {
-      if (isNotFound(error) || !this.running || this.#ctx.signal.aborted) return
-      this.#ctx.log.info({ err: error, container: this.#container.id, exec: this.id }, `cannot ${what}`)
+      this.#unlessOver(what, error)
     }
+  }
+
+  #unlessOver(what: string, error: unknown): void {
+    if (isNotFound(error) || !this.running || this.#ctx.signal.aborted) return
+    this.#ctx.log.info({ err: error, container: this.#container.id, exec: this.id }, `cannot ${what}`)
   }
 
   /** Kills everything that the command has started in its session, and waits for the end of the command itself. */

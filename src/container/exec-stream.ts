@@ -5,6 +5,7 @@ import type { Operation } from '../concurrency/operation.ts'
 import { Code, CriError, invalidArgument } from '../errors/cri-error.ts'
 import type { Any } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
+import type { Background } from '../observability/background.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { Container } from '../state/records.ts'
 import type { ExecSession, StreamIo, StreamResult, TerminalSize } from '../streaming/types.ts'
@@ -23,12 +24,14 @@ const stoppingMs = 1_000
 
 export interface ExecStreamDeps extends ExecDeps {
   readonly settings: Pick<ContainerDeps['settings'], 'drainExecSyncIoTimeoutMs'>
+  /** Has what the client need not wait for: containerd forgetting the exec, the removal of its FIFOs. */
+  readonly background: Pick<Background, 'run'>
 }
 
 /**
  * Runs a command whose streams are a client's, and gives its exit code. `ctx.signal` is the service's: when it aborts the command is killed.
  * A client that is gone closes the command's input and hangs up its terminal; what still runs ten seconds later is killed. Nothing of the
- * exec stays, however it ends. Errors: FAILED_PRECONDITION when the container does not run, INVALID_ARGUMENT when the command cannot be run.
+ * exec stays, however it ends; what is removed when the client has its answer is seen to in the background. Errors: FAILED_PRECONDITION when the container does not run, INVALID_ARGUMENT when the command cannot be run.
  */
 export async function execStream(
   deps: ExecStreamDeps, ctx: Ctx, operation: Operation, container: Container, session: ExecSession, io: StreamIo, makeProcess: (size: TerminalSize | undefined) => Promise<Init<Any>>,
@@ -59,11 +62,10 @@ export async function execStream(
     if (stdin && !tty) void io.stdinClosed.then(() => run.closeStdin())
     const exit = await operation.step('run command', () => ended(ctx, run, io, tty))
     await operation.step('read output', () => drain(deps, ctx, container, io))
-    await operation.step('remove command', () => run.remove())
     return { exitCode: exit.exitStatus }
   } finally {
     terminal.over()
-    await run.cleanUp()
+    deps.background.run('remove a command that has ended', run.cleanUp())
   }
 }
 

@@ -1,5 +1,5 @@
 import { checkRunning } from '../container/exec-run.ts'
-import { checkStreams, execStream } from '../container/exec-stream.ts'
+import { checkStreams, execStream, type ExecStreamDeps } from '../container/exec-stream.ts'
 import type { ExecRequest, ExecResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -8,7 +8,7 @@ import type { ExecSession, StreamingHandle, StreamIo, StreamResult } from '../st
 import type { RuntimeServiceDeps } from './deps.ts'
 import { processOf } from './exec-processes.ts'
 
-type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'operation' | 'execProcesses'>
+type Deps = Pick<RuntimeServiceDeps, 'container' | 'containers' | 'operation' | 'execProcesses'> & Pick<ExecStreamDeps, 'background'>
 
 /** Exec: a URL at which a client runs the command and has its streams. */
 export async function exec(deps: Pick<RuntimeServiceDeps, 'containers'> & { readonly streaming: Pick<StreamingHandle, 'url'> }, ctx: Ctx, request: ExecRequest): Promise<Init<ExecResponse>> {
@@ -23,5 +23,5 @@ export async function exec(deps: Pick<RuntimeServiceDeps, 'containers'> & { read
 /** The command itself, once the client has come. `ctx.signal` is the service's. */
 export async function runExec(deps: Deps, ctx: Ctx, session: ExecSession, io: StreamIo): Promise<StreamResult> {
   const container = deps.containers.find(session.containerId)
-  return execStream(deps.container, ctx, deps.operation('Exec'), container, session, io, (size) => processOf(deps, ctx, container.id, { cmd: session.command, tty: session.tty, size }))
+  return execStream({ ...deps.container, background: deps.background }, ctx, deps.operation('Exec'), container, session, io, (size) => processOf(deps, ctx, container.id, { cmd: session.command, tty: session.tty, size }))
 }

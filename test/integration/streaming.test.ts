@@ -47,6 +47,8 @@ describe('streaming', { skip: skipUnlessRoot, timeout: 300_000 }, () => {
     shell = (await node.start(pod, 'shell', { command: ['sleep', '100000'], ...alone })).id
   })
   after(async () => {
+    // A command is removed when its client has the answer already.
+    for (const deadline = Date.now() + 30_000; (await execsLeft()).length > 0 && Date.now() < deadline;) await new Promise((resolve) => { setTimeout(resolve, 50) })
     const left = await execsLeft()
     await node?.[Symbol.asyncDispose]()
     assert.deepEqual(left, [], 'an exec left its FIFOs behind')
@@ -55,7 +57,7 @@ describe('streaming', { skip: skipUnlessRoot, timeout: 300_000 }, () => {
   const exec = async (cmd: readonly string[], wanted: Wanted, container = shell): Promise<string> =>
     (await node.cri.runtime.Exec({ container_id: container, cmd: [...cmd], ...wanted })).url
   const attach = async (container: string, wanted: Wanted): Promise<string> => (await node.cri.runtime.Attach({ container_id: container, ...wanted })).url
-  const execsLeft = async (): Promise<string[]> => (await readdir(join(node.dir, 'cri-shim'), { recursive: true }).catch(() => [])).filter((path) => /exec-[0-9a-f]+$/.test(path))
+  const execsLeft = async (): Promise<string[]> => (await readdir(join(node.dir, 'shim-state'), { recursive: true })).filter((path) => /exec-[0-9a-f]+$/.test(path))
   const processes = async (container: string): Promise<string[]> => {
     const { stdout } = await node.cri.runtime.ExecSync({ container_id: container, cmd: ['ps', '-o', 'args'], timeout: '20' })
     return stdout.toString().split('\n').slice(1).filter((line) => line !== '' && line !== 'ps -o args' && !line.startsWith('[')) // Nobody takes leave of zombies here.
@@ -315,6 +317,20 @@ describe('streaming', { skip: skipUnlessRoot, timeout: 300_000 }, () => {
       const { status } = await runCommand(url, 'spdy', both)
       assert.match(status.message ?? '', /is exited/)
     }
+  })
+
+  test('a command goes on through a restart of containerd, and its exit code comes', async () => {
+    const wanted = { ...both, stdin: true }
+    const command = await openCommand(await exec(shellScript('echo up; cat; exit 6'), wanted), 'spdy', wanted)
+    const screen = watched(command.stdout)
+    await screen.until((all) => all === 'up\n')
+    await node.containerd.end('SIGTERM')
+    command.stdin.end('still here\n')
+    await node.containerd.start()
+    assert.equal(exitCodeOf(await command.status), 6)
+    assert.equal(screen.all, 'up\nstill here\n')
+    const deadline = Date.now() + 60_000
+    while ((await node.cri.runtime.Status({})).status?.conditions.some(({ status }) => !status) === true) if (Date.now() > deadline) assert.fail('containerd is back and the service has not noticed')
   })
 
   test('attaching after a restart of the service; running streams end with a word, their commands too', async () => {

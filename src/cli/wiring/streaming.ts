@@ -29,12 +29,12 @@ export interface StreamingOptions {
 
 /** The streaming server of exec, attach and port-forward. */
 export function streamingServer({ settings, deps, linux, log, metrics, background, base, audit }: StreamingOptions): StreamingServer {
-  const backend = streamingBackend(deps, linux, base)
+  const backend = streamingBackend({ ...deps, background }, linux, base)
   return StreamingServer.create({ settings, log: log.child({ component: 'streaming' }), metrics, background, backend: audit?.streams(backend) ?? backend })
 }
 
 /** What its sessions do, each under the request id of the call that asked for it. */
-function streamingBackend(deps: RuntimeServiceDeps, linux: Pick<Linux, 'connectLoopback'>, base: Ctx): StreamingBackend {
+function streamingBackend(deps: RuntimeServiceDeps & { readonly background: Background }, linux: Pick<Linux, 'connectLoopback'>, base: Ctx): StreamingBackend {
   const ctxOf = (method: string, container: string, requestId = newRequestId()): Ctx => ({ requestId, log: base.log.child({ requestId, method, container }), signal: base.signal })
   return {
     exec: (session, io) => runExec(deps, ctxOf('Exec', session.containerId, session.requestId), session, io),
