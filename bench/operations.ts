@@ -6,7 +6,7 @@ export const operations = [
   'ListContainers', 'ListPodSandbox',
   'ListContainerStats of 100', 'ListPodSandboxStats of 100', 'ListContainerStats of 300', 'ListPodSandboxStats of 300',
   'ListContainers idle', 'ListContainers beside 20 streams',
-  'PullImage',
+  'PullImage of one layer', 'PullImage by ten callers', 'PullImage',
 ] as const
 export type OperationName = (typeof operations)[number]
 
@@ -21,7 +21,7 @@ export const stages = {
   streams: ['exec round trip', 'exec output', 'port-forward', 'ListContainers idle', 'ListContainers beside 20 streams'],
   list: ['ListContainers', 'ListPodSandbox'],
   stats: ['ListContainerStats of 100', 'ListPodSandboxStats of 100', 'ListContainerStats of 300', 'ListPodSandboxStats of 300'],
-  pull: ['PullImage'],
+  pull: ['PullImage of one layer', 'PullImage by ten callers', 'PullImage'],
 } as const satisfies Record<string, readonly OperationName[]>
 export type StageName = keyof typeof stages
 
@@ -35,7 +35,8 @@ export function targetOf(operation: OperationName, concurrency: Concurrency): Ta
   switch (operation) {
     case 'pod start': return ratio(concurrency === 1 ? 0.8 : 1)
     case 'pod stop and remove': return ratio(0.9)
-    case 'ExecSync': case 'exec round trip': case 'exec output': case 'port-forward': case 'PullImage': return ratio(1)
+    case 'ExecSync': case 'exec round trip': case 'exec output': case 'port-forward':
+    case 'PullImage of one layer': case 'PullImage by ten callers': case 'PullImage': return ratio(1)
     case 'ListContainers beside 20 streams': return { kind: 'p99', over: 'ListContainers idle', atMost: 3 }
     case 'ListContainers': case 'ListPodSandbox': return concurrency === 1 ? { kind: 'median', atMostMs: 2 } : undefined
     case 'ListContainerStats of 100': case 'ListPodSandboxStats of 100': case 'ListContainerStats of 300': case 'ListPodSandboxStats of 300': return ratio(0.5)

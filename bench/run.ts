@@ -88,7 +88,7 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
     progress.say('building the test images')
     const [contentDir, certsDir] = [join(dir, 'content'), join(dir, 'certs.d')]
     await buildCatalog(contentDir)
-    const pullImages = options.only.has('PullImage') ? await buildPullImages(contentDir, options.quick ? pullSizeBytes.quick : pullSizeBytes.full, progress.say) : undefined
+    const pullImages = stages.pull.some((operation) => options.only.has(operation)) ? await buildPullImages(contentDir, options.quick ? pullSizeBytes.quick : pullSizeBytes.full, progress.say) : undefined
     const server = await startRegistry({ contentDir })
     registry = server
     await writeHostsToml(certsDir, registryHosts, server.url)
@@ -182,7 +182,7 @@ async function aboutRun(dir: string, { rounds, quick, only, control }: BenchOpti
     runtime: (await output('runc', ['--version'])).split('\n')[0] ?? '',
     machine: `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'CPU'}, ${Math.round(totalmem() / 1e9)} GB, Linux ${release()} ${arch()}, ${fileSystem}`,
     run: `${rounds} rounds${quick ? ', --quick' : ''}, Node.js ${process.version}`,
-    ...(only.has('PullImage') ? { image: `${Math.round((quick ? pullSizeBytes.quick : pullSizeBytes.full) / 2e6)} MB as gzip in 8 layers, twice that unpacked` } : {}),
+    ...(stages.pull.some((operation) => only.has(operation)) ? { image: `${Math.round((quick ? pullSizeBytes.quick : pullSizeBytes.full) / 2e6)} MB as gzip in 8 layers, twice that unpacked` } : {}),
   }
 }
 

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { command } from '../../test/fixtures/command.ts'
 import { buildLargeImage } from '../../test/images/large.ts'
 import { collectGarbage } from '../garbage.ts'
-import { type Concurrency, concurrencies } from '../operations.ts'
+import { type Concurrency, concurrencies, type OperationName } from '../operations.ts'
 import { inParallel } from '../parallel.ts'
 import { type RunContext, callSettings, inTurn, settle, timed } from '../run-context.ts'
 import type { Side } from '../side.ts'
@@ -16,6 +16,8 @@ export interface PullImages {
   readonly sizeBytes: number
   /** As many as are pulled at a time; they share no layer. */
   readonly refs: readonly string[]
+  /** One of a single layer, two and a half times that size. */
+  readonly oneLayerRef: string
 }
 
 /** Builds the images into the registry's content directory. */
@@ -25,7 +27,10 @@ export async function buildPullImages(contentDir: string, sizeBytes: number, pro
     progress('building the images for PullImage', `${index + 1} of ${refs.length}`)
     await buildLargeImage(contentDir, { ref, layers, sizeBytes: sizeBytes + index * layers * 1024 }) // other sizes, other layers
   }
-  return { sizeBytes, refs }
+  const oneLayerRef = 'registry.k8s.io/cri-shim/bench-one-layer:1'
+  progress('building the images for PullImage', 'one of a single layer')
+  await buildLargeImage(contentDir, { ref: oneLayerRef, layers: 1, sizeBytes: sizeBytes * 2.5 })
+  return { sizeBytes, refs, oneLayerRef }
 }
 
 /** Where containerd keeps content and overlay snapshots. */
@@ -52,26 +57,41 @@ function roundsFor(concurrency: Concurrency, { rounds, quick }: RunContext['opti
   return Math.max(3, Math.ceil(rounds / (concurrency === 1 ? 6 : 12)))
 }
 
+interface PullRounds {
+  readonly operation: OperationName
+  readonly concurrency: Concurrency
+  /** One call each, all at a time; an image may be there more than once. */
+  readonly calls: readonly string[]
+  readonly layers: number
+}
+
 /** Whole pulls from the local registry; a warm-up pull comes first, and what was written is on the disk before the next one starts. */
+async function pullRounds(context: RunContext, { operation, concurrency, calls, layers }: PullRounds): Promise<void> {
+  const refs = [...new Set(calls)]
+  await context.phase(`${operation}, ${concurrency} at a time`, () => inTurn(context, operation, concurrency, roundsFor(concurrency, context.options), async (side, record, round) => {
+    if (round === 0 && concurrency > 1) return
+    await collectGarbage(side.containerd.socket)
+    const before = await stored(side)
+    await command('sync', ['--file-system', side.dir])
+    await settle(context)
+    await inParallel(calls.length, async (index) => {
+      const image = calls[index] ?? ''
+      await timed(record, operation, () => side.cri.image.PullImage({ image: { image } }, callSettings(context, pullTimeoutMs)))
+    })
+    const now = await stored(side)
+    // A layer is a blob and a snapshot; each image adds its manifest and its configuration.
+    if (now.blobs - before.blobs !== refs.length * (layers + 2) || now.snapshots - before.snapshots !== refs.length * layers) {
+      throw new Error(`${side.title}: pulling ${refs.length} images of ${layers} layers added ${now.blobs - before.blobs} blobs and ${now.snapshots - before.snapshots} snapshots: something was there before, or is missing`)
+    }
+    await removeImages(context, side, refs, before)
+  }))
+}
+
+/** Images of several layers, one and several at a time; one of a single large layer; one that ten callers want at once. */
 export async function pullStage(context: RunContext, images: PullImages): Promise<void> {
-  for (const concurrency of concurrencies) {
-    const refs = images.refs.slice(0, concurrency)
-    await context.phase(`pull, ${concurrency} at a time`, () => inTurn(context, 'PullImage', concurrency, roundsFor(concurrency, context.options), async (side, record, round) => {
-      if (round === 0 && concurrency > 1) return
-      await collectGarbage(side.containerd.socket)
-      const before = await stored(side)
-      await command('sync', ['--file-system', side.dir])
-      await settle(context)
-      await inParallel(concurrency, async (index) => {
-        const image = refs[index] ?? ''
-        await timed(record, 'PullImage', () => side.cri.image.PullImage({ image: { image } }, callSettings(context, pullTimeoutMs)))
-      })
-      const now = await stored(side)
-      // A layer is a blob and a snapshot; each image adds its manifest and its configuration.
-      if (now.blobs - before.blobs !== concurrency * (layers + 2) || now.snapshots - before.snapshots !== concurrency * layers) {
-        throw new Error(`${side.title}: pulling ${concurrency} images of ${layers} layers added ${now.blobs - before.blobs} blobs and ${now.snapshots - before.snapshots} snapshots: something was there before, or is missing`)
-      }
-      await removeImages(context, side, refs, before)
-    }))
-  }
+  const { only } = context.options
+  const [first = ''] = images.refs
+  if (only.has('PullImage')) for (const concurrency of concurrencies) await pullRounds(context, { operation: 'PullImage', concurrency, calls: images.refs.slice(0, concurrency), layers })
+  if (only.has('PullImage of one layer')) await pullRounds(context, { operation: 'PullImage of one layer', concurrency: 1, calls: [images.oneLayerRef], layers: 1 })
+  if (only.has('PullImage by ten callers')) await pullRounds(context, { operation: 'PullImage by ten callers', concurrency: 1, calls: Array.from({ length: 10 }, () => first), layers })
 }

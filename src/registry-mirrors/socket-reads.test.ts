@@ -57,7 +57,7 @@ async function read(response: IncomingMessage, each: (bytes: Buffer) => Promise<
   return Buffer.concat(pieces)
 }
 
-for (const [what, sizeBytes, chunked] of [['small', 3 * MiB, false], ['large', 20 * MiB, false], ['large one of unknown length', 20 * MiB, true], ['empty', 0, false]] as const) {
+for (const [what, sizeBytes, chunked] of [['small', MiB / 2, false], ['middling', 3 * MiB, false], ['large', 20 * MiB, false], ['large one of unknown length', 20 * MiB, true], ['empty', 0, false]] as const) {
   test(`a ${what} body arrives as it was sent, many at a time, also where the reader is slow`, async () => {
     const sent = numbered(sizeBytes)
     await using registry = await setup((_, response) => {
@@ -107,7 +107,7 @@ test('what had arrived of a large body comes before the failure', async () => {
 })
 
 test('a connection is used again after a small body, and not after a large one', async () => {
-  const [small, large] = [numbered(MiB), numbered(9 * MiB)]
+  const [small, large] = [numbered(MiB / 2), numbered(9 * MiB)]
   await using registry = await setup((request, response) => {
     const body = request.url === '/large' ? large : small
     response.setHeader('content-length', body.length)

@@ -11,8 +11,8 @@ export const pieceBytes = 512 * 1024
 const maxPieces = 16
 const keepMs = 5_000
 
-/** From this on a body is worth a connection of its own: what is read past Node's HTTP parser ends with the connection. */
-const directFromBytes = 8 * 1024 * 1024
+/** From this on a body is worth a connection of its own: what is read past Node's HTTP parser ends with the connection. Greeting anew costs more over TLS. */
+const directFromBytes = { plain: 1024 * 1024, tls: 4 * 1024 * 1024 } as const
 
 const reading = Symbol('reading')
 
@@ -98,8 +98,8 @@ export class SocketReads {
       callback: (bytes, memory) => {
         const piece = memory.subarray(0, bytes) as Buffer
         if (state.direct !== undefined) state.direct(piece)
-        // Node leaves this to whoever reads by `onread`; its HTTP client listens for it, and may keep what it is given.
-        else socket()?.emit('data', Buffer.from(piece))
+        // Node leaves this to whoever reads by `onread`; its HTTP client listens for it, and its parser copies what it keeps.
+        else socket()?.emit('data', piece)
         return !state.held
       },
     }
@@ -114,7 +114,7 @@ export function tapBody(response: IncomingMessage, to: BodyReceiver): Tap {
   const { socket }: { readonly socket: ReadSocket } = response
   const state = socket[reading]
   const length = Number(response.headers['content-length'] ?? 0)
-  if (state === undefined || response.complete || response.headers['transfer-encoding'] !== undefined || length < directFromBytes) {
+  if (state === undefined || response.complete || response.headers['transfer-encoding'] !== undefined || length < directFromBytes['encrypted' in socket ? 'tls' : 'plain']) {
     const start = (): void => {
       response.on('data', (bytes: Buffer) => to.take(bytes))
       response.once('end', () => to.end())
