@@ -3,7 +3,7 @@ import { mkdtempDisposable } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { it } from 'node:test'
-import { type Metadata, Server, ServerCredentials, type ServiceDefinition, status } from '@grpc/grpc-js'
+import { type Metadata, Server, ServerCredentials, status } from '@grpc/grpc-js'
 import { containerdProtos, serviceDefinition } from '../generated/protos.ts'
 import { backgroundCtx } from '../observability/context.ts'
 import { createLogger } from '../observability/logger.ts'
@@ -25,7 +25,7 @@ it('a call has a span when it belongs to traced work, and containerd is told of 
   const address = `unix://${dir.path}/containerd.sock`
   const received: Metadata[] = []
   const server = new Server()
-  server.addService(serviceDefinition(containerdProtos(), version) as unknown as ServiceDefinition, {
+  server.addService(serviceDefinition(containerdProtos(), version), {
     Version: (call: { readonly metadata: Metadata }, answer: (error: object | null, value?: object) => void) => {
       received.push(call.metadata)
       if (received.length === 2) answer({ code: status.INTERNAL, details: 'broken' })

@@ -173,11 +173,11 @@ export class Puller {
   /** Runs the part of a pull that makes things in containerd. */
   async #underLease<T>(ctx: Ctx, operation: Operation, lease: string, ref: ImageRef, work: () => Promise<T>): Promise<T> {
     await operation.step('create lease', () => this.#takeLease(ctx, lease, ref))
-    let end = true
+    let end: 'keep' | 'delete' | 'collect' = 'delete'
     try {
       return await work()
     } catch (error) {
-      end = !(error instanceof CriError && worthGoingOn.has(error.code))
+      end = error instanceof CriError && worthGoingOn.has(error.code) ? 'keep' : 'collect'
       throw error
     } finally {
       // The image is what counts; a lease that stays ends by itself.
@@ -197,13 +197,13 @@ export class Puller {
     }, ctx.signal)
   }
 
-  /** With `end` the lease is deleted, unless another pull still uses it. */
-  async #giveLease(ctx: Ctx, lease: string, end: boolean): Promise<void> {
+  /** The lease is deleted, unless it is to be kept or another pull still uses it. containerd collects what was under it by itself only after a hundred changes. */
+  async #giveLease(ctx: Ctx, lease: string, end: 'keep' | 'delete' | 'collect'): Promise<void> {
     await this.#leaseMutex.run(lease, async () => {
       const others = (this.#leaseUsers.get(lease) ?? 1) - 1
       if (others > 0) this.#leaseUsers.set(lease, others)
       else this.#leaseUsers.delete(lease)
-      if (others === 0 && end) await this.#options.containerd.leases.delete(ctx, lease)
+      if (others === 0 && end !== 'keep') await this.#options.containerd.leases.delete(ctx, lease, end === 'collect')
     })
   }
 
