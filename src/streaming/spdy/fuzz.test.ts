@@ -108,11 +108,6 @@ const CONSUMERS: Record<string, (stream: SpdyStream) => void> = {
   },
   reset: (stream) => stream.reset(),
   'reset on data': (stream) => void stream.on('data', () => stream.reset()),
-  throw: (stream) => {
-    stream.on('data', () => {
-      throw new Error('a consumer failed')
-    })
-  },
 }
 
 interface World {
