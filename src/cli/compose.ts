@@ -96,6 +96,9 @@ import { UserNamespaces } from './wiring/user-namespaces.ts'
 /** A pod's shim (containerd 1.6, 1.7) misses exits for up to a minute when some thirty commands of one pod start at once. */
 const execStartLimits = { concurrency: 8, maxWaiting: 1000 }
 
+/** How long a stop waits for what was pulled in the last half minute to be on the disk. */
+const settleAtStopMs = 5_000
+
 /** The composition root: every part is made here, once, and given what it needs. */
 export async function composeService(settings: Settings, log: Logger, metrics: Metrics): Promise<Service> {
   const { shim } = settings
@@ -331,6 +334,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       await streaming.close(streamDrainMs)
       closing.abort(new CriError(14, 'cri-shim is shutting down', { reason: 'Shutdown' }))
       await pulls.close()
+      await unsettled.close(settleAtStopMs)
       registry.close()
       await lifecycle.close()
       await background.drain()

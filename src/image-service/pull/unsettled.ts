@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pause } from '../../concurrency/deadline.ts'
+import { pause, withDeadline } from '../../concurrency/deadline.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
 import type { SnapshotInfo } from '../../containerd/snapshots.ts'
 import { toNanoseconds } from '../../containerd/timestamp.ts'
@@ -118,22 +118,35 @@ export class UnsettledPulls {
   }
 
   async #settle(): Promise<void> {
-    const { sync, ctx, settleMs = 30_000 } = this.#options
+    const { ctx, settleMs = 30_000 } = this.#options
     try {
       while (this.#waiting.size > 0) {
         await pause(settleMs, ctx.signal)
-        const batch = [...this.#waiting]
-        await sync([...new Set(batch.map(([, snapshotter]) => snapshotter))])
-        for (const [file] of batch) {
-          // One that is pulled again meanwhile is not settled.
-          if (!this.#waiting.delete(file)) continue
-          await rm(file, { force: true })
-        }
+        await this.#syncWaiting()
       }
     } catch (error) {
       if (!ctx.signal.aborted) ctx.log.warn({ err: error }, `pulled images cannot be synced to the disk (${messageOf(error)}): after a power cut they are pulled again`)
     } finally {
       this.#isSettling = false
+    }
+  }
+
+  /** When the service stops in order, as it does before the machine is shut down: what has ended is settled now. What the disk does not take in time stays noted. */
+  async close(timeoutMs: number): Promise<void> {
+    if (this.#waiting.size === 0) return
+    try {
+      await withDeadline('syncing pulled images to the disk', timeoutMs, () => this.#syncWaiting())
+    } catch (error) {
+      this.#options.ctx.log.warn({ err: error }, 'pulled images cannot be synced to the disk before the stop: after a reboot they are pulled again')
+    }
+  }
+
+  async #syncWaiting(): Promise<void> {
+    const batch = [...this.#waiting]
+    await this.#options.sync([...new Set(batch.map(([, snapshotter]) => snapshotter))])
+    for (const [file] of batch) {
+      // One that is pulled again meanwhile is not settled.
+      if (this.#waiting.delete(file)) await rm(file, { force: true })
     }
   }
 
