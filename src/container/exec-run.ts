@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { join as joinPath } from 'node:path'
 import { pause } from '../concurrency/deadline.ts'
 import { abortable } from '../concurrency/keyed-mutex.ts'
-import type { TaskExit } from '../containerd/tasks.ts'
+import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
 import { Code, CriError, failedPrecondition, invalidArgument, isNotFound, messageOf } from '../errors/cri-error.ts'
 import type { Any } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
@@ -71,20 +71,47 @@ export class ExecRun {
     }
   }
 
-  /** When it is the pod's turn. The process has its FIFOs open afterwards, or never will. INVALID_ARGUMENT when the command cannot be run, FAILED_PRECONDITION when the container has ended. */
-  async start(): Promise<void> {
-    await this.#deps.execStarts.run(this.#container.metadata.sandboxId, () => this.#start(), this.#ctx.signal)
+  /** When it is the pod's turn; with `throughRestart` also when containerd is restarted in the middle of it. The process has its FIFOs open afterwards, or never will. INVALID_ARGUMENT when the command cannot be run, FAILED_PRECONDITION when the container has ended. */
+  async start(options: { readonly throughRestart?: boolean } = {}): Promise<void> {
+    await this.#deps.execStarts.run(this.#container.metadata.sandboxId, () => this.#start(options.throughRestart === true), this.#ctx.signal)
   }
 
-  async #start(): Promise<void> {
-    const { tasks } = this.#deps.containerd
+  async #start(throughRestart: boolean): Promise<void> {
     this.#ctx.signal.throwIfAborted()
-    try {
-      this.#awaitExit()
-      this.#pid = await tasks.start(this.#detached(), this.#container.id, this.id)
-    } catch (error) {
-      throw await this.#explained(error)
+    for (;;) {
+      try {
+        this.#awaitExit()
+        this.#pid = await this.#deps.containerd.tasks.start(this.#detached(), this.#container.id, this.id)
+        return
+      } catch (error) {
+        if (!throughRestart || !this.#isAway(error)) throw await this.#explained(error)
+        const process = await this.#whenBack(error)
+        if (process === undefined) throw error
+        // One that the shim was not told to start yet is started now.
+        if (process.state === 'created') continue
+        this.#awaitExit()
+        this.#pid = process.pid
+        return
+      }
     }
+  }
+
+  /** containerd was taken away in the middle of a start: what its shim knows of the process. */
+  async #whenBack(cause: CriError): Promise<TaskProcess | undefined> {
+    this.#ctx.log.info({ err: cause, container: this.#container.id, exec: this.id }, 'containerd went away while a command was being started: asking again')
+    for (;;) {
+      await pause(againMs, this.#ctx.signal)
+      try {
+        return await this.#deps.containerd.tasks.get(this.#detached(), this.#container.id, this.id)
+      } catch (error) {
+        if (!this.#isAway(error)) throw await this.#explained(error)
+      }
+    }
+  }
+
+  /** containerd does not answer and the container runs on: its shim holds the process. */
+  #isAway(error: unknown): error is CriError {
+    return error instanceof CriError && error.code === Code.UNAVAILABLE && this.#deps.containers.get(this.#container.id)?.status.state === 'running'
   }
 
   #awaitExit(): void {
@@ -121,7 +148,7 @@ export class ExecRun {
       try {
         return await this.exited(signal)
       } catch (error) {
-        if (signal.aborted || !(error instanceof CriError) || error.code !== Code.UNAVAILABLE || this.#deps.containers.get(this.#container.id)?.status.state !== 'running') throw error
+        if (signal.aborted || !this.#isAway(error)) throw error
         this.#ctx.log.info({ err: error, container: this.#container.id, exec: this.id }, 'waiting on for a command while containerd is away')
         await pause(againMs, signal)
         this.#awaitExit()

@@ -53,7 +53,7 @@ export async function execStream(
       () => operation.step('add command', async () => run.add(await makeProcess(tty ? await terminal.firstSize() : undefined))),
     ])
     try {
-      await operation.step('start command', () => run.start())
+      await operation.step('start command', () => run.start({ throughRestart: true }))
     } finally {
       io.started()
     }
