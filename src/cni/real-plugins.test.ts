@@ -175,7 +175,8 @@ describe('real plugins in network namespaces', { skip: cannotRunPlugins, concurr
     using host = new PrivateHost()
     host.plugin('failing', `cat > /dev/null; echo "$CNI_COMMAND" >> "$dir/failing-calls"
 [ "$CNI_COMMAND" = ADD ] || exit 0; echo oops >&2; echo '{"cniVersion":"1.0.0","code":11,"msg":"the agent is busy","details":"queue 7"}'; exit 1`)
-    host.conf('10-a.conflist', { cniVersion: '1.0.0', name: 'fine', plugins: [host.bridge(['10.222.76.0/24']), { type: 'firewall' }] })
+    // One firewall plugin only: two that make its chain at once, in a namespace that has none yet, get in each other's way.
+    host.conf('10-a.conflist', { cniVersion: '1.0.0', name: 'fine', plugins: [host.bridge(['10.222.76.0/24'])] })
     host.conf('20-b.conflist', { cniVersion: '1.0.0', name: 'broken', plugins: [{ ...host.bridge(['10.222.77.0/24']), bridge: 'crishimtest1' }, { type: 'firewall' }, { type: 'failing' }] })
     const manager = host.manager({ maxConfNum: 2 })
     await manager.start()
