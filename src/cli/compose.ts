@@ -203,14 +203,8 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     return { ...known, pinned: true }
   }
 
-  async function containerImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
-    const image = requireContainerImage(images, name)
-    await unpacker.ensure(ctx, image, snapshotterOf(handler))
-    return image
-  }
-
-  async function volumeImage(ctx: Ctx, name: string, handler: string): Promise<Image> {
-    const image = requireVolumeImage(images, name)
+  const unpacked = (find: typeof requireContainerImage) => async (ctx: Ctx, name: string, handler: string): Promise<Image> => {
+    const image = find(images, name)
     await unpacker.ensure(ctx, image, snapshotterOf(handler))
     return image
   }
@@ -224,7 +218,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const stats = new StatsWiring({ settings, linux, machine: facts.machine, snapshots: containerd.snapshots, sandboxes, containers, images, snapshotterRoot, ctx: base })
   const deps: RuntimeServiceDeps = {
     sandbox: sandboxDeps, container: containerDeps, sandboxes, containers, sandboxNames: new NameIndex('pod sandbox'), containerNames: new NameIndex('container'), images,
-    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage, volumeImage,
+    mutex: new KeyedMutex(), execProcesses, operation, pauseImage, containerImage: unpacked(requireContainerImage), volumeImage: unpacked(requireVolumeImage),
   }
   const events = new ContainerEvents({ deps, log: log.child({ component: 'events' }), metrics })
   let recovery: Promise<void> | undefined

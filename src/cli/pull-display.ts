@@ -1,4 +1,5 @@
 import type { LayerView, PullView } from '../image-service/pull/progress.ts'
+import { shortDigest } from '../registry-mirrors/digest.ts'
 
 /** The pull among those of a listing that a call which began at `startedMs` is part of: the newest of the image that runs or has ended since. */
 export function ownPull(list: readonly PullView[], image: string, startedMs: number): PullView | undefined {
@@ -35,7 +36,7 @@ function layerLine(layer: LayerView, columns: number): string {
   const eighths = Math.round(share * width * 8)
   const bar = `${'█'.repeat(Math.floor(eighths / 8))}${blocks[eighths % 8] ?? ''}`.padEnd(width)
   const state = stateWord[layer.state] === '' ? `${Math.floor(share * 100)} %` : stateWord[layer.state]
-  return `  ${short(layer.digest)}  ${bar}  ${state.padEnd(10)} ${size(layer.sizeBytes).padStart(9)}  ${Object.keys(layer.from).at(-1) ?? ''}`.trimEnd()
+  return `  ${shortDigest(layer.digest)}  ${bar}  ${state.padEnd(10)} ${size(layer.sizeBytes).padStart(9)}  ${Object.keys(layer.from).at(-1) ?? ''}`.trimEnd()
 }
 
 /** What has happened between two looks, a line each, for output that is no terminal. */
@@ -47,10 +48,10 @@ export function changes(before: PullView | undefined, after: PullView): string[]
     const was = old.get(layer.digest)?.state
     if (was === layer.state) continue
     const had = was !== undefined && !['waiting', 'downloading'].includes(was)
-    if (layer.state === 'present') lines.push(`${short(layer.digest)} ${size(layer.sizeBytes)}: present`)
-    else if (layer.state === 'downloading') lines.push(`${short(layer.digest)} ${size(layer.sizeBytes)}: downloading`)
-    else if (layer.state !== 'waiting' && !had) lines.push(`${short(layer.digest)} ${size(layer.sizeBytes)}: downloaded${fromText(layer)}`)
-    if (layer.state === 'done') lines.push(`${short(layer.digest)}: unpacked`)
+    if (layer.state === 'present') lines.push(`${shortDigest(layer.digest)} ${size(layer.sizeBytes)}: present`)
+    else if (layer.state === 'downloading') lines.push(`${shortDigest(layer.digest)} ${size(layer.sizeBytes)}: downloading`)
+    else if (layer.state !== 'waiting' && !had) lines.push(`${shortDigest(layer.digest)} ${size(layer.sizeBytes)}: downloaded${fromText(layer)}`)
+    if (layer.state === 'done') lines.push(`${shortDigest(layer.digest)}: unpacked`)
   }
   return lines
 }
@@ -77,10 +78,6 @@ function fromText(layer: LayerView): string {
   const hosts = Object.entries(layer.from)
   if (hosts.length === 0) return ' by another pull or before'
   return ` from ${hosts.map(([host, bytes]) => (hosts.length === 1 ? host : `${host} (${size(bytes)})`)).join(', ')}`
-}
-
-function short(digest: string): string {
-  return digest.slice(0, digest.indexOf(':') + 13)
 }
 
 function size(bytes: number): string {

@@ -1,16 +1,16 @@
-import { mkdir, readdir } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join as joinPath } from 'node:path'
 import { join } from '../concurrency/join.ts'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { SnapshotsService } from '../containerd/snapshots.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
-import { CriError, errnoOf, invalidArgument } from '../errors/cri-error.ts'
+import { CriError, invalidArgument } from '../errors/cri-error.ts'
 import type { Mount as SnapshotMount } from '../generated/containerd.ts'
 import { type Mount, MountPropagation } from '../generated/cri.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ResolvedMount } from '../oci-spec/input.ts'
 import type { Container, Image } from '../state/records.ts'
-import type { Layout } from '../state/status-file.ts'
+import { type Layout, namesIn } from '../state/status-file.ts'
 import type { ContainerHost } from './deps.ts'
 
 /** An image that a container mounts (KEP-4639). `index` is its place among the mounts of the request. */
@@ -141,13 +141,4 @@ export function mountedBy(containers: Iterable<Container>, image: Image): Contai
     if (container.metadata.config.mounts.some(({ image: spec }) => spec !== null && (spec.image_ref === image.id || names.has(spec.image)))) return container
   }
   return undefined
-}
-
-async function namesIn(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
-    throw error
-  }
 }

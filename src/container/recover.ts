@@ -1,17 +1,16 @@
 import { closeSync, constants, existsSync, openSync } from 'node:fs'
-import { readdir } from 'node:fs/promises'
 import { join as joinPath } from 'node:path'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
-import { errnoOf, isNotFound } from '../errors/cri-error.ts'
+import { isNotFound } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { resourcesOfSpec } from '../oci-spec/update-resources.ts'
 import { type ContainerMetadata, decodeContainerMetadata } from '../state/metadata.ts'
 import { pluginDirs, readPluginStatus } from '../state/plugin-files.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
-import { decodeStatus, readJson } from '../state/status-file.ts'
+import { decodeStatus, namesIn, readJson } from '../state/status-file.ts'
 import { intentPath } from './create-container.ts'
 import type { ContainerDeps } from './deps.ts'
 import { finish, handleExit } from './exit.ts'
@@ -83,8 +82,8 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
  */
 export async function releaseBlockedShims(deps: Pick<ContainerDeps, 'layout'>, ctx: Ctx): Promise<() => void> {
   const open: number[] = []
-  for (const id of await subdirectories(deps.layout.containersStateDir())) {
-    for (const name of await subdirectories(deps.layout.containerIoDir(id))) {
+  for (const id of await namesIn(deps.layout.containersStateDir())) {
+    for (const name of await namesIn(deps.layout.containerIoDir(id))) {
       if (!name.endsWith('-stdout') && !name.endsWith('-stderr')) continue
       const path = joinPath(deps.layout.containerIoDir(id), name)
       try {
@@ -102,20 +101,11 @@ export async function releaseBlockedShims(deps: Pick<ContainerDeps, 'layout'>, c
 /** Removes what is kept of containers that containerd does not know: one was cut off before its record was made, or after it was removed. */
 export async function removeOrphans(deps: Pick<ContainerDeps, 'layout' | 'host'>, ctx: Ctx, present: ReadonlySet<string>): Promise<void> {
   const { layout, host } = deps
-  for (const id of new Set([...await subdirectories(layout.containersDir()), ...await subdirectories(layout.containersStateDir())])) {
+  for (const id of new Set([...await namesIn(layout.containersDir()), ...await namesIn(layout.containersStateDir())])) {
     if (present.has(id)) continue
     ctx.log.info({ container: id }, 'removing what is left of a container that containerd does not know')
     await removeContainerState(deps, id)
     await host.removeTree(layout.containerDir(id))
-  }
-}
-
-async function subdirectories(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
-    throw error
   }
 }
 
@@ -131,7 +121,7 @@ async function goOn(deps: ContainerDeps, ctx: Ctx, container: Container, task: T
 /** Ends the commands whose callers went with an earlier process of this service: nobody reads what they print any more. */
 async function endExecs(deps: ContainerDeps, ctx: Ctx, id: string, containerPid: number): Promise<void> {
   const { containerd, host, layout } = deps
-  for (const name of await subdirectories(layout.containerIoDir(id))) {
+  for (const name of await namesIn(layout.containerIoDir(id))) {
     const [, execId] = /^exec-([0-9a-f]+)$/.exec(name) ?? []
     if (execId === undefined) continue
     try {

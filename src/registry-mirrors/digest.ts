@@ -32,3 +32,8 @@ export function matchesDigest(bytes: Buffer, digest: string): boolean {
 function clip(text: string): string {
   return text.length > 80 ? `${text.slice(0, 80)}…` : text
 }
+
+/** Enough of a digest to know it by: its algorithm and twelve digits. */
+export function shortDigest(digest: string): string {
+  return digest.slice(0, digest.indexOf(':') + 13)
+}

@@ -8,7 +8,7 @@ import { Authorizer, type AuthScope, stillUnauthorized } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { Credentials, type PullAuth } from './credentials.ts'
-import { digestOf, digestProblem, matchesDigest } from './digest.ts'
+import { digestOf, digestProblem, matchesDigest, shortDigest } from './digest.ts'
 import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { HostHealth, type HostHealthOptions, type HostState } from './host-health.ts'
@@ -187,7 +187,7 @@ export class RegistryClient {
     const able = usable(plan, ['pull'])
     const avoid = options.avoid ?? []
     const hosts = able.filter((host) => !avoid.includes(host.url))
-    const what = `cannot fetch layer or configuration ${short(descriptor.digest)} of ${ref.name}`
+    const what = `cannot fetch layer or configuration ${shortDigest(descriptor.digest)} of ${ref.name}`
     if (hosts.length === 0 && able.length > 0) {
       throw new CriError(Code.DATA_LOSS, `${what}: every host that has it sent wrong bytes (${able.map((host) => host.host).join(', ')})`, { reason: 'CONTENT' })
     }
@@ -225,7 +225,7 @@ export class RegistryClient {
 
   async #fetchSmall(kind: 'manifests' | 'blobs', ref: ImageRef, descriptor: Descriptor, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly bytes: Buffer; readonly host: string }> {
     checkDescriptor(descriptor)
-    const what = `cannot fetch ${kind === 'manifests' ? 'manifest' : 'configuration'} ${short(descriptor.digest)} of ${ref.name}`
+    const what = `cannot fetch ${kind === 'manifests' ? 'manifest' : 'configuration'} ${shortDigest(descriptor.digest)} of ${ref.name}`
     if (descriptor.sizeBytes > maxManifestBytes) {
       throw new CriError(Code.FAILED_PRECONDITION, `${what}: it has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`, { reason: 'TOO_LARGE' })
     }
@@ -247,7 +247,7 @@ export class RegistryClient {
     const { ref } = plan
     const question: Question = { method: 'HEAD', object: `manifests/${ref.digest ?? ref.tag ?? 'latest'}`, headers: { accept: acceptManifests }, believed: ref.digest === undefined }
     const descriptor = (await this.#byHead(host, plan, question)) ?? (await this.#byGet(host, plan, { ...question, method: 'GET' }))
-    if (ref.digest !== undefined && descriptor.digest !== ref.digest) throw new HostFailure('content', `sent ${short(descriptor.digest)} for ${short(ref.digest)}`)
+    if (ref.digest !== undefined && descriptor.digest !== ref.digest) throw new HostFailure('content', `sent ${shortDigest(descriptor.digest)} for ${shortDigest(ref.digest)}`)
     return { descriptor, host: host.host }
   }
 
@@ -452,8 +452,4 @@ function errorDetail(body: Buffer): string {
 function headerOf(response: IncomingMessage, name: string): string | undefined {
   const value = response.headers[name]
   return typeof value === 'string' ? value.trim() : undefined
-}
-
-function short(digest: string): string {
-  return digest.slice(0, digest.indexOf(':') + 13)
 }

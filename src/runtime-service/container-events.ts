@@ -7,7 +7,7 @@ import { criProtos, messageCodec } from '../generated/protos.ts'
 import type { Logger } from '../observability/logger.ts'
 import type { Metrics } from '../observability/metrics.ts'
 import type { Container, Sandbox } from '../state/records.ts'
-import { containerStatusMessage } from './container-message.ts'
+import { containersOf, containerStatusMessage } from './container-message.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 import { EventSubscription, type QueueLimits } from './event-subscription.ts'
 import { sandboxStatusMessage } from './pod-sandbox-status.ts'
@@ -167,7 +167,7 @@ export class ContainerEvents {
     const event: Init<ContainerEventResponse> = {
       container_id: id, container_event_type: type, created_at: String(nowNanoseconds()),
       pod_sandbox_status: sandbox === undefined ? null : sandboxStatusMessage(sandbox),
-      containers_statuses: [...containers.values()].filter((container) => container.metadata.sandboxId === sandboxId).map((container) => containerStatusMessage(container, images)),
+      containers_statuses: containersOf(containers, sandboxId).map((container) => containerStatusMessage(container, images)),
     }
     return messageCodec(criProtos(), 'runtime.v1.ContainerEventResponse').serialize(event)
   }

@@ -5,7 +5,13 @@ import type { Init } from '../generated/int64.ts'
 import { repoNames } from '../state/image-names.ts'
 import type { ImageStore } from '../state/image-store.ts'
 import type { Container } from '../state/records.ts'
+import type { Store } from '../state/store.ts'
 import { containerState } from './filters.ts'
+
+/** The containers of a pod. */
+export function containersOf(containers: Pick<Store<Container>, 'values'>, sandboxId: string): Container[] {
+  return [...containers.values()].filter((container) => container.metadata.sandboxId === sandboxId)
+}
 
 /** A container's status as CRI gives it. */
 export function containerStatusMessage(container: Container, images: ImageStore): Init<ContainerStatus> {

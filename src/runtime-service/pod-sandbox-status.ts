@@ -5,7 +5,7 @@ import type { Ctx } from '../observability/context.ts'
 import { stringifyOciJson } from '../oci-spec/json.ts'
 import { toGoJson } from '../state/go-json.ts'
 import type { Sandbox } from '../state/records.ts'
-import { containerStatusMessage } from './container-message.ts'
+import { containersOf, containerStatusMessage } from './container-message.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 import { sandboxState } from './filters.ts'
 import { specOf } from './spec-of.ts'
@@ -30,7 +30,7 @@ export async function podSandboxStatus(deps: Deps, ctx: Ctx, request: PodSandbox
   const { config, runtimeHandler } = sandbox.metadata
   const answer: Init<PodSandboxStatusResponse> = {
     status: sandboxStatusMessage(sandbox),
-    containers_statuses: [...deps.containers.values()].filter((container) => container.metadata.sandboxId === sandbox.id).map((container) => containerStatusMessage(container, deps.images)),
+    containers_statuses: containersOf(deps.containers, sandbox.id).map((container) => containerStatusMessage(container, deps.images)),
     // The clock of container events: the kubelet takes the later of the two for the newer one.
     timestamp: String(nowNanoseconds()),
   }

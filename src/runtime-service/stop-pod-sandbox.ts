@@ -4,6 +4,7 @@ import type { Ctx } from '../observability/context.ts'
 import { stopContainer } from '../container/stop-container.ts'
 import { stopSandbox } from '../sandbox/stop-sandbox.ts'
 import type { Sandbox } from '../state/records.ts'
+import { containersOf } from './container-message.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
 type Deps = Pick<RuntimeServiceDeps, 'sandbox' | 'container' | 'sandboxes' | 'containers' | 'mutex'>
@@ -21,7 +22,7 @@ export async function stopPodSandbox(deps: Deps, ctx: Ctx, request: StopPodSandb
 
 /** The same for a caller that holds the sandbox's mutex. */
 export async function stopHeld(deps: Deps, ctx: Ctx, sandbox: Sandbox): Promise<void> {
-  const own = [...deps.containers.values()].filter((container) => container.metadata.sandboxId === sandbox.id)
+  const own = containersOf(deps.containers, sandbox.id)
   const results = await Promise.allSettled([
     ...own.map((container) => stopContainer(deps.container, ctx, container, 0)),
     stopSandbox(deps.sandbox, ctx, sandbox),

@@ -1,11 +1,10 @@
-import { readdir } from 'node:fs/promises'
 import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
-import { errnoOf } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { decodeSandboxMetadata, type SandboxMetadata } from '../state/metadata.ts'
 import type { Sandbox } from '../state/records.ts'
+import { namesIn } from '../state/status-file.ts'
 import type { SandboxDeps } from './deps.ts'
 import { usesHostNetwork } from './files.ts'
 import { readIntent } from './making.ts'
@@ -32,16 +31,6 @@ function readMetadata(record: ContainerRecord): SandboxMetadata {
   throw new TypeError(`container ${record.id} in containerd is labelled a sandbox and has no sandbox metadata`)
 }
 
-/** The ids that have a directory of ours. */
-async function knownDirectories(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
-    throw error
-  }
-}
-
 /**
  * Undoes the sandboxes that a crash cut off half-way, and with `present` those whose record containerd does not have (any more). Returns those
  * that could not be undone, as sandboxes that are not ready: they are listed, so that the kubelet stops and removes them, which tries again.
@@ -49,7 +38,7 @@ async function knownDirectories(dir: string): Promise<string[]> {
 export async function undoHalfMade(deps: SandboxDeps, ctx: Ctx, present?: ReadonlySet<string>): Promise<Sandbox[]> {
   const { layout } = deps
   const stuck: Sandbox[] = []
-  const ids = new Set([...await knownDirectories(layout.sandboxesDir()), ...await knownDirectories(layout.sandboxesStateDir())])
+  const ids = new Set([...await namesIn(layout.sandboxesDir()), ...await namesIn(layout.sandboxesStateDir())])
   for (const id of ids) {
     if (present?.has(id) === true) continue
     const intent = await readIntent(layout, id, present !== undefined)

@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, rename } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { errnoOf } from '../errors/cri-error.ts'
 import type { CgroupPaths } from '../linux/cgroups.ts'
@@ -210,4 +210,14 @@ function stringMap(value: unknown): Readonly<Record<string, string>> {
 
 function nanoseconds(value: unknown): bigint {
   return typeof value === 'string' && /^\d{1,20}$/.test(value) ? BigInt(value) : 0n
+}
+
+/** What is in a directory of ours; nothing when it is not there. */
+export async function namesIn(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
 }
