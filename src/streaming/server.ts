@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs'
 import { Worker, type MessagePort } from 'node:worker_threads'
+import { CrashBackoff } from '../concurrency/crash-backoff.ts'
 import { Code, CriError, internal, messageOf, unavailable } from '../errors/cri-error.ts'
 import type { StreamingSettings } from '../config/settings.ts'
 import { Descriptors } from '../linux/descriptors.ts'
@@ -15,8 +16,6 @@ import { MainStream } from './stream-io.ts'
 import { Tokens } from './tokens.ts'
 import type { StreamingBackend, StreamingHandle, StreamKind, StreamResult, StreamSession } from './types.ts'
 
-const stableMs = 60_000
-const longestRestartDelayMs = 5_000
 /** How long a port that was ours may take to be free again after a crash, and how long backends may take to settle at the end. */
 const settleMs = 5_000
 /** Ports that must be free again: the old listener closes with its thread. */
@@ -74,8 +73,7 @@ export class StreamingServer implements StreamingHandle {
   #sequence = 0
   /** This worker came as far as to listen. */
   #listened = false
-  #quickCrashes = 0
-  #startedAt = 0
+  readonly #backoff = new CrashBackoff()
   #lastFault: string | undefined
   #listenFailure: CriError | undefined
   /** Ends the pause before the next attempt. */
@@ -180,7 +178,7 @@ export class StreamingServer implements StreamingHandle {
     this.#worker = worker
     this.#announce = announce
     this.#listened = false
-    this.#startedAt = performance.now()
+    this.#backoff.started()
     this.#gone = Promise.withResolvers()
     let failure: unknown
     worker.on('message', (message: FromWorker) => this.#receive(message))
@@ -373,9 +371,7 @@ export class StreamingServer implements StreamingHandle {
     if (this.#draining) return
     this.#metrics.crashed()
     this.#log.error({ err: error }, 'the streaming thread failed: its streams have ended; starting a new one on the same port')
-    this.#quickCrashes = performance.now() - this.#startedAt > stableMs ? 0 : this.#quickCrashes + 1
-    const delayMs = this.#quickCrashes <= 1 ? 0 : Math.min(100 * 2 ** (this.#quickCrashes - 2), longestRestartDelayMs)
-    const listening = this.#startAfter(delayMs)
+    const listening = this.#startAfter(this.#backoff.crashed())
     this.#listening = listening
     this.#background.run('starting the streaming server again', this.#watchRestart(listening))
   }

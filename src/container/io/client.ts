@@ -1,4 +1,5 @@
 import { type MessagePort, Worker } from 'node:worker_threads'
+import { CrashBackoff } from '../../concurrency/crash-backoff.ts'
 import { Code, CriError, deadlineExceeded, internal, messageOf, notFound, unavailable } from '../../errors/cri-error.ts'
 import type { Logger } from '../../observability/logger.ts'
 import { Counters, type CounterName } from './counters.ts'
@@ -8,8 +9,6 @@ import type { AttachSpec, CapturedOutput, FromWorker, LogSpec, Request, Response
 /** A call that has no answer by then: the thread hangs in a write to a disk that does not answer. */
 const defaultCallTimeoutMs = 30_000
 const defaultCloseTimeoutMs = 10_000
-const stableMs = 60_000
-const longestRestartDelayMs = 5_000
 
 export interface IoWorkerOptions {
   readonly log: Logger
@@ -117,8 +116,7 @@ export class IoWorker implements AsyncDisposable {
   #gone = Promise.withResolvers<void>()
   #sequence = 0
   #crashes = 0
-  #quickCrashes = 0
-  #startedAt = 0
+  readonly #backoff = new CrashBackoff()
   #restart: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
 
@@ -330,7 +328,7 @@ export class IoWorker implements AsyncDisposable {
     const memory: WorkerMemory = { descriptors: this.#descriptors.memory, counters: this.#counters.memory }
     const worker = new Worker(this.#entry, { name: 'cri-shim-io', workerData: memory, trackUnmanagedFds: false })
     this.#worker = worker
-    this.#startedAt = performance.now()
+    this.#backoff.started()
     this.#gone = Promise.withResolvers()
     let failure: unknown
     worker.on('message', (message: FromWorker) => this.#receive(message))
@@ -387,9 +385,9 @@ export class IoWorker implements AsyncDisposable {
     this.#ready.reject(error)
     this.#ready = Promise.withResolvers()
     this.#log.error({ err: error, logs: this.#logs.size }, 'the log worker failed: starting a new one and opening all logs again')
-    this.#quickCrashes = performance.now() - this.#startedAt > stableMs ? 0 : this.#quickCrashes + 1
-    if (this.#quickCrashes <= 1) this.#respawn()
-    else this.#restart = setTimeout(() => this.#respawn(), Math.min(100 * 2 ** (this.#quickCrashes - 2), longestRestartDelayMs))
+    const delayMs = this.#backoff.crashed()
+    if (delayMs === 0) this.#respawn()
+    else this.#restart = setTimeout(() => this.#respawn(), delayMs)
     this.#onCrash?.(error)
   }
 
