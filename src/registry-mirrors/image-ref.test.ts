@@ -14,6 +14,12 @@ test('names are completed by Docker’s rules', () => {
     ['index.docker.io/busybox', 'docker.io/library/busybox:latest', 'busybox:latest'],
     ['grafana/loki:3', 'docker.io/grafana/loki:3', 'grafana/loki:3'],
     ['docker.io/library/a/b', 'docker.io/library/a/b:latest', 'library/a/b:latest'],
+    // Docker's short form of these is another image, or an image's id.
+    ['docker.io/reg.example/app', 'docker.io/reg.example/app:latest', 'docker.io/reg.example/app:latest'],
+    ['docker.io/localhost/app', 'docker.io/localhost/app:latest', 'docker.io/localhost/app:latest'],
+    ['docker.io/index.docker.io/app', 'docker.io/index.docker.io/app:latest', 'docker.io/index.docker.io/app:latest'],
+    [`docker.io/library/sha256:${hex}`, `docker.io/library/sha256:${hex}`, `docker.io/library/sha256:${hex}`],
+    ['localhost', 'docker.io/library/localhost:latest', 'localhost:latest'],
     ['localhost/x', 'localhost/x:latest', 'localhost/x:latest'],
     ['localhost:5000/x', 'localhost:5000/x:latest', 'localhost:5000/x:latest'],
     ['registry.k8s.io/pause:3.10', 'registry.k8s.io/pause:3.10', 'registry.k8s.io/pause:3.10'],
@@ -27,6 +33,7 @@ test('names are completed by Docker’s rules', () => {
     assert.equal(normalizeRef(text), canonical, text)
     assert.equal(parseImageRef(text).familiar, familiar, text)
     assert.equal(normalizeRef(canonical), canonical, 'normal names stay as they are')
+    assert.equal(normalizeRef(familiar), canonical, 'the short form is the same image')
   }
 })
 

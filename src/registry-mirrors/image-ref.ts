@@ -12,7 +12,7 @@ export interface ImageRef {
   /** Absent when the reference has a digest. */
   readonly tag?: string
   readonly digest?: string
-  /** The short form that people type: `busybox:1.36` for docker.io/library/busybox:1.36. */
+  /** The shortest form that means the same: `busybox:1.36` for docker.io/library/busybox:1.36. */
   readonly familiar: string
   /** The canonical name, as containerd's CRI plugin stores it: `docker.io/library/busybox:1.36`. */
   toString(): string
@@ -22,6 +22,7 @@ const defaultRegistry = 'docker.io'
 const maxRepositoryLength = 255
 const domainPattern = /^(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?$/
 const componentPattern = /^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$/
+const imageId = /^(?:sha256:)?[a-f0-9]{64}$/
 const tagPattern = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/
 
 /**
@@ -31,7 +32,7 @@ const tagPattern = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/
 export function parseImageRef(text: string): ImageRef {
   if (text === '') throw bad(text, 'it is empty')
   if (/\s/.test(text)) throw bad(text, 'it contains white space')
-  if (/^(?:sha256:)?[a-f0-9]{64}$/.test(text)) throw bad(text, 'it is an image id, not a name: an id cannot be pulled')
+  if (imageId.test(text)) throw bad(text, 'it is an image id, not a name: an id cannot be pulled')
   const { registry, rest } = splitRegistry(text)
 
   const at = rest.indexOf('@')
@@ -66,7 +67,7 @@ function makeRef(registry: string, repository: string, object: { readonly tag: s
   const suffix = 'tag' in object ? `:${object.tag}` : `@${object.digest}`
   const name = `${registry}/${repository}`
   const canonical = name + suffix
-  return { registry, repository, name, ...object, familiar: familiarName(registry, repository) + suffix, toString: () => canonical }
+  return { registry, repository, name, ...object, familiar: familiarName(registry, repository, suffix), toString: () => canonical }
 }
 
 function splitRegistry(text: string): { readonly registry: string; readonly rest: string } {
@@ -79,10 +80,14 @@ function splitRegistry(text: string): { readonly registry: string; readonly rest
   return { registry, rest: registry === defaultRegistry && !rest.includes('/') ? `library/${rest}` : rest }
 }
 
-function familiarName(registry: string, repository: string): string {
-  if (registry !== defaultRegistry) return `${registry}/${repository}`
+/** Docker's short form, unless that is another image (`docker.io/reg.example/app`, `docker.io/localhost/app`) or an image's id (`docker.io/library/sha256:<64 hex digits>`). */
+function familiarName(registry: string, repository: string, suffix: string): string {
+  const canonical = `${registry}/${repository}${suffix}`
+  if (registry !== defaultRegistry) return canonical
   const official = repository.startsWith('library/') ? repository.slice('library/'.length) : repository
-  return official.includes('/') ? repository : official
+  const short = `${official.includes('/') ? repository : official}${suffix}`
+  const read = splitRegistry(short)
+  return read.registry === registry && read.rest === `${repository}${suffix}` && !imageId.test(short) ? short : canonical
 }
 
 function checkPort(text: string, registry: string): void {
