@@ -154,7 +154,7 @@ test('the last host is asked whatever is known of it, and skipped ones when it c
 
 test('a host that is named twice is not held to what it said before', async () => {
   const one = await t.registry()
-  const configPath = await t.certsD(`server = "${one.url}"\n[host."${one.url}"]\ncapabilities = ["pull", "resolve"]\n`)
+  const configPath = await t.certsD(`server = "${one.url}"\n[host."${one.url}"]\ncapabilities = ["pull"]\n`)
   const some = t.client({ configPath })
   one.fault = () => ({ kind: 'status', status: 500 })
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /500/)

@@ -45,7 +45,7 @@ test('without configuration a registry is asked itself', async () => {
     assert.deepEqual([host?.protocol, host?.tls.skipVerify, host?.source], ['https-or-http', true, 'default'], name)
   }
   assert.deepEqual(shown(await hostsOf('localhost:80', {})), ['http localhost:80/v2 own'])
-  assert.deepEqual((await hostsOf('localhost:443', {}))[0]?.tls.skipVerify, false)
+  assert.deepEqual((await hostsOf('localhost:443', {})).map((host) => [host.protocol, host.tls.skipVerify]), [['https', true]])
 })
 
 test('the directories of a registry', () => {
@@ -107,6 +107,28 @@ test('without server, the root’s settings are the registry’s own', async () 
   const [host] = await hostsOf('docker.io', { configPath: [path.join(root, 'root')] })
   assert.deepEqual([host?.url, host?.tls.caFiles, host?.headers], ['https://registry-1.docker.io/v2', [path.join(root, 'root/docker.io/hub.pem')], { x: ['1'] }])
   assert.ok(host?.capabilities.has('resolve'), 'as in containerd, capabilities at the root are about server')
+})
+
+test('a server that is named as a host too is the same host: asked once, with what the file says of it below either', async () => {
+  const configPath = [path.join(root, 'twice')]
+  const put2 = async (name: string, text: string): Promise<RegistryHost[]> => {
+    await put(`twice/${name}/hosts.toml`, text)
+    return hostsOf(name, { configPath })
+  }
+  const both = 'capabilities = ["pull", "resolve"]\nca = "ca.pem"\nclient = "node.pem"\nskip_verify = true\ndial_timeout = "3s"\n'
+  for (const server of ['server = "https://reg.example"\n', '']) {
+    const hosts = await put2('reg.example', `${server}[host."https://reg.example"]\n${both}[host."https://reg.example".header]\nx = "1"\n`)
+    assert.deepEqual(shown(hosts), ['https reg.example/v2 own'])
+    assert.deepEqual([hosts[0]?.tls.skipVerify, hosts[0]?.tls.caFiles.length, hosts[0]?.dialTimeoutMs], [true, 1, 3000])
+  }
+  // As a mirror it tells no tags; as the server it does.
+  const [pull, server] = await put2('pull.example', 'server = "https://pull.example"\n[host."https://pull.example"]\ncapabilities = ["pull"]\nca = "ca.pem"\ndial_timeout = "3s"\n[host."https://pull.example".header]\nx = "1"\n')
+  assert.deepEqual([[...pull?.capabilities ?? []], server?.capabilities.has('resolve'), server?.tls, server?.headers, server?.dialTimeoutMs], [['pull'], true, pull?.tls, { x: ['1'] }, 3000])
+  // What is said of the server itself counts.
+  const own = await put2('own.example', 'server = "https://own.example"\nca = "own.pem"\n[host."https://own.example"]\nskip_verify = true\n')
+  assert.deepEqual(own.map((host) => [host.tls.skipVerify, host.tls.caFiles.length]), [[true, 0], [false, 1]])
+  // Another address is another host.
+  assert.deepEqual(shown(await put2('reg.example:5000', 'server = "https://reg.example:5000"\n[host."http://reg.example:5000"]\n[host."https://reg.example"]\n')), ['http reg.example:5000/v2 own', 'https reg.example/v2', 'https reg.example:5000/v2 own'])
 })
 
 test('Docker’s certificate files count where there is no hosts.toml', async () => {

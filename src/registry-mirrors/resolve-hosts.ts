@@ -30,8 +30,24 @@ export async function resolveHosts(registryHost: string, options: ResolveHostsOp
   if (file === undefined) return [registryItself(registryHost, await certificatesOf(dir), dir)]
   for (const warning of file.warnings) options.warn?.(warning)
   const hosts = file.hosts.map((entry) => hostOf(registryHost, entry, name))
-  const last = file.server === undefined ? registryItself(registryHost, file.root, name) : hostOf(registryHost, file.server, name)
-  return withoutRepeats([...hosts, last])
+  return withoutRepeats([...hosts, lastOf(registryHost, file, name)])
+}
+
+/** `server`, or the registry itself. Where the file says nothing of its own about it, it is what it is as one of the hosts. */
+function lastOf(registryHost: string, file: HostsFile, source: string): RegistryHost {
+  const { server, root } = file
+  if (server !== undefined) return hostOf(registryHost, { ...server, ...settingsAmong(file.hosts, server.address, apiRootOf(server), server) }, source)
+  const host = apiHost(registryHost)
+  return registryItself(registryHost, settingsAmong(file.hosts, { protocol: defaultProtocol(host), host }, '/v2', root), source)
+}
+
+/** Certificates belong to an address, headers to a path of it. */
+function settingsAmong(hosts: readonly HostEntry[], address: Pick<HostAddress, 'protocol' | 'host'>, apiRoot: string, own: HostSettings): HostSettings {
+  const same = hosts.filter((entry) => entry.address.protocol === address.protocol && entry.address.host === address.host)
+  const tls = own.tls ?? same.find((entry) => entry.tls !== undefined)?.tls
+  const dialTimeoutMs = own.dialTimeoutMs ?? same.find((entry) => entry.dialTimeoutMs !== undefined)?.dialTimeoutMs
+  const named = Object.keys(own.headers).length === 0 ? same.find((entry) => apiRootOf(entry) === apiRoot) : undefined
+  return { ...own, headers: named?.headers ?? own.headers, ...(tls === undefined ? {} : { tls }), ...(dialTimeoutMs === undefined ? {} : { dialTimeoutMs }) }
 }
 
 /** The directories that are looked for under one entry of config_path, in order. */
@@ -88,8 +104,11 @@ async function certificatesOf(dir: string): Promise<HostSettings> {
 
 function hostOf(registryHost: string, entry: HostEntry, source: string): RegistryHost {
   const { address } = entry
-  const apiRoot = entry.overridePath || address.path.endsWith('/v2') ? address.path : `${address.path}/v2`
-  return makeHost(registryHost, address.host, { protocol: protocolOf(address, entry.tls), apiRoot, settings: entry, source })
+  return makeHost(registryHost, address.host, { protocol: protocolOf(address, entry.tls), apiRoot: apiRootOf(entry), settings: entry, source })
+}
+
+function apiRootOf({ address, overridePath }: HostEntry): string {
+  return overridePath || address.path.endsWith('/v2') ? address.path : `${address.path}/v2`
 }
 
 /** The registry as the image names it: what the root of a hosts.toml without `server` is about, and what is asked when nothing is configured. */
@@ -97,7 +116,7 @@ function registryItself(registryHost: string, settings: HostSettings | undefined
   const host = apiHost(registryHost)
   const protocol = defaultProtocol(host)
   // containerd takes any certificate from this machine itself; authorities that somebody configured are still believed alone.
-  const lenient = isLoopback(host) && protocol === 'https-or-http' && settings?.tls === undefined
+  const lenient = isLoopback(host) && protocol !== 'http' && settings?.tls === undefined
   const tls = lenient ? { ...noTls, skipVerify: true } : (settings?.tls ?? noTls)
   // Without `server`, containerd gives the registry all capabilities and its standard path, whatever the root of the file says.
   const rest: HostSettings = {
@@ -170,13 +189,13 @@ function tlsOfConfig(settings: RegistrySettings, host: string): HostTls | undefi
   }
 }
 
-/** A `server` that repeats a host would only be asked the same question twice. Hosts with the same URL but other capabilities stay. */
+/** A `server` that repeats a host would only be asked the same question twice. Hosts with the same URL that are asked for other things stay. */
 function withoutRepeats(hosts: readonly RegistryHost[]): RegistryHost[] {
   return hosts.filter((host, index) => !hosts.slice(0, index).some((earlier) => earlier.url === host.url && sameUse(earlier, host)))
 }
 
 function sameUse(a: RegistryHost, b: RegistryHost): boolean {
-  const settings = (host: RegistryHost): string => JSON.stringify([[...host.capabilities].sort(), host.tls, host.headers, host.protocol, host.dialTimeoutMs])
+  const settings = (host: RegistryHost): string => JSON.stringify([host.capabilities.has('pull'), host.capabilities.has('resolve'), host.tls, host.headers, host.protocol, host.dialTimeoutMs])
   return settings(a) === settings(b)
 }
 
