@@ -18,7 +18,7 @@ it('has a stage for every operation', () => {
 })
 
 it('says what is wrong with an option', () => {
-  assert.throws(() => parseOptions(['--only', 'RunPod']), /there is no operation "RunPod"; there are RunPodSandbox, .*PullImage, and the groups pods, exec, streams, list, stats, pull/)
+  assert.throws(() => parseOptions(['--only', 'RunPod']), /there is no operation "RunPod"; there are RunPodSandbox, .*PullImage, .*, and the groups pods, exec, streams, list, stats, pull, mirrors/)
   assert.throws(() => parseOptions(['--rounds', '0']), /--rounds: "0" is not a number from 1/)
   assert.throws(() => parseOptions(['--profile', '--control']), /give one of the two/)
   assert.throws(() => parseOptions(['--fast']), /--fast/)

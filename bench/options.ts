@@ -22,7 +22,7 @@ Measures cri-shim against the CRI plugin of the same containerd, each on a priva
   --rounds N      pods per side, one at a time; other counts follow from it (default: 40, with --quick 5)
   --quick         few rounds and a smaller image: for a first look, not for comparing versions
   --only OPS      operations or groups, separated by commas: ${operations.join(', ')};
-                  pods, exec, streams, list, stats, pull
+                  pods, exec, streams, list, stats, pull, mirrors
   --profile       also say where cri-shim's time goes: its steps and its calls to containerd
   --json FILE     write every sample and the summary to FILE
   --control       the plugin on both sides: shows how far apart two equal services come out

@@ -2,6 +2,7 @@ import { type Target, memoryTargetBytes } from './operations.ts'
 import type { Phase } from './phases.ts'
 import type { HistogramEntry } from './prometheus.ts'
 import { type OperationResult, type Results, type SideTotals, memoryMet } from './results.ts'
+import { type Served, type ServedToMany, servedOnce } from './served.ts'
 import { table } from './table.ts'
 
 const ms = (value: number): string => (value < 10 ? value.toFixed(2) : value.toFixed(1))
@@ -11,14 +12,31 @@ const quotient = (a: number, b: number): string => (b > 0 ? (a / b).toFixed(2) :
 
 function verdict(target: Target | undefined, met: boolean | undefined): string {
   if (target === undefined) return ''
-  const bound = target.kind === 'ratio' ? `ratio ≤ ${target.atMost.toFixed(2)}` : target.kind === 'median' ? `median ≤ ${target.atMostMs} ms` : `p99 ≤ ${target.atMost} × ${target.over}`
-  return `${bound}: ${met === true ? 'met' : 'missed'}`
+  return `${boundOf(target)}: ${met === true ? 'met' : 'missed'}`
+}
+
+function boundOf(target: Target): string {
+  switch (target.kind) {
+    case 'ratio': return `ratio ≤ ${target.atMost.toFixed(2)}`
+    case 'median': return `median ≤ ${target.atMostMs} ms`
+    case 'extra': return `≤ ${target.atMostMs} ms more than ${target.over}`
+    default: return `p99 ≤ ${target.atMost} × ${target.over}`
+  }
+}
+
+/** With what calls that were given up leave open. */
+function ratioText({ ratio, medianMs, limitMs = Infinity }: OperationResult): string {
+  const [plugin, shim] = [medianMs.plugin >= limitMs, medianMs.shim >= limitMs]
+  if (plugin && shim) return '-'
+  return `${plugin ? '< ' : shim ? '> ' : ''}${ratio.toFixed(2)}`
 }
 
 function operationTable(results: readonly OperationResult[], [first, second]: readonly [string, string]): string {
-  const rows = results.map(({ operation, concurrency, count, medianMs, p99Ms, ratio, target, met }) => [
-    operation, String(concurrency), String(count), ms(medianMs.plugin), ms(p99Ms.plugin), ms(medianMs.shim), ms(p99Ms.shim), ratio.toFixed(2), verdict(target, met),
-  ])
+  const rows = results.map((result) => {
+    const { operation, concurrency, count, medianMs, p99Ms, limitMs = Infinity, target, met } = result
+    const upTo = (value: number): string => (value >= limitMs ? `> ${limitMs}` : ms(value))
+    return [operation, String(concurrency), String(count), upTo(medianMs.plugin), upTo(p99Ms.plugin), upTo(medianMs.shim), upTo(p99Ms.shim), ratioText(result), verdict(target, met)]
+  })
   return table([['ms', 'at a time', 'n', `${first}: median`, 'p99', `${second}: median`, 'p99', 'ratio', 'target'], ...rows], [8])
 }
 
@@ -56,6 +74,17 @@ function memoryTable(plugin: SideTotals, shim: SideTotals): string {
   ], left)
 }
 
+/** Downloads that callers of one image do not share show as more than the image has. */
+function servedText(served: ServedToMany, plugin: SideTotals, shim: SideTotals): string {
+  const row = (name: string, { requests, bytes }: Served, target: string): string[] => [name, String(requests), megabytes(bytes), target]
+  return `${table([
+    [`Served to ${served.callers} callers of one image`, 'blob requests', 'MB', 'target'],
+    ['the image has', String(served.image.blobs), megabytes(served.image.bytes), ''],
+    row(plugin.title, served.most.plugin, ''),
+    row(shim.title, served.most.shim, `each blob once: ${servedOnce(served) ? 'met' : 'missed'}`),
+  ], [3])}\n`
+}
+
 /** What sampling and measuring cost while nobody asks. */
 function idleText(plugin: SideTotals, shim: SideTotals): string {
   const [its, ours] = [plugin.idleMsPerContainerMinute, shim.idleMsPerContainerMinute]
@@ -82,12 +111,13 @@ function profileText(phases: readonly Phase[]): string {
 }
 
 /** The whole report, as it is printed. */
-export function reportText({ about, operations, totals, phases }: Results): string {
+export function reportText({ about, operations, totals, phases, served }: Results): string {
   const [plugin, shim] = [totals.get('plugin'), totals.get('shim')]
   if (plugin === undefined || shim === undefined) throw new TypeError('a report needs both sides')
   return [
     table(Object.entries(about).map(([name, value]) => [name, value]), [1]), '',
     operationTable(operations, [plugin.title, shim.title]), '',
+    ...(served === undefined ? [] : [servedText(served, plugin, shim)]),
     cpuTable(phases, plugin, shim), '',
     memoryTable(plugin, shim), '',
     idleText(plugin, shim),

@@ -3,6 +3,7 @@ import { copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { arch, cpus, release, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { messageOf } from '../src/errors/cri-error.ts'
+import { type BlackHole, openBlackHole } from '../test/fixtures/black-hole.ts'
 import { command, output } from '../test/fixtures/command.ts'
 import { writeHostsToml } from '../test/fixtures/registry/hosts-toml.ts'
 import { startRegistry } from '../test/fixtures/registry/registry.ts'
@@ -20,6 +21,7 @@ import type { RunContext } from './run-context.ts'
 import { type Side, type SideOptions, startSide } from './side.ts'
 import { execStage } from './stages/exec.ts'
 import { listStage } from './stages/list.ts'
+import { buildMirrorImages, mirrorStage } from './stages/mirrors.ts'
 import { podStage } from './stages/pods.ts'
 import { buildPullImages, pullStage } from './stages/pull.ts'
 import { statsStage } from './stages/stats.ts'
@@ -83,12 +85,19 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
   const sides: Side[] = []
   let done = false
   let registry: AsyncDisposable | undefined
+  let blackHole: BlackHole | undefined
+  const chosen = (stage: keyof typeof stages): boolean => stages[stage].some((operation) => options.only.has(operation))
   try {
     const { signal } = interrupted
     progress.say('building the test images')
     const [contentDir, certsDir] = [join(dir, 'content'), join(dir, 'certs.d')]
     await buildCatalog(contentDir)
-    const pullImages = stages.pull.some((operation) => options.only.has(operation)) ? await buildPullImages(contentDir, options.quick ? pullSizeBytes.quick : pullSizeBytes.full, progress.say) : undefined
+    const pullImages = chosen('pull') ? await buildPullImages(contentDir, options.quick ? pullSizeBytes.quick : pullSizeBytes.full, progress.say) : undefined
+    if (chosen('mirrors')) {
+      await buildMirrorImages(contentDir, options)
+      blackHole = await openBlackHole()
+      process.env['NO_PROXY'] = '*' // or a proxy of this machine is asked for what lies behind it
+    }
     const server = await startRegistry({ contentDir })
     registry = server
     await writeHostsToml(certsDir, registryHosts, server.url)
@@ -105,19 +114,19 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
       for (const { cri } of sides) for (const image of [sandboxImage, benchImage]) await cri.image.PullImage({ image: { image } }, { signal })
     })
 
-    const chosen = (stage: keyof typeof stages): boolean => stages[stage].some((operation) => options.only.has(operation))
     if (chosen('pods')) await podStage(context)
     if (chosen('exec')) await execStage(context)
     if (chosen('streams')) await streamStage(context)
     const peaks = chosen('list') ? await listStage(context) : new Map<SideName, number>()
     const idle = chosen('stats') ? await statsStage(context) : new Map<SideName, number>()
-    if (pullImages !== undefined) await pullStage(context, pullImages)
+    const served = pullImages === undefined ? undefined : await pullStage(context, server, pullImages)
+    if (blackHole !== undefined) await mirrorStage(context, { registry: server, certsDir, blackHole })
 
     const totals = new Map<SideName, SideTotals>()
     for (const { name, title, service, backend } of sides) {
       totals.set(name, { title, service: await totalsOf(service), backend: backend === undefined ? undefined : await totalsOf(backend), peakBytesWith100Containers: peaks.get(name), idleMsPerContainerMinute: idle.get(name) })
     }
-    const results = { about: await aboutRun(dir, options, containerdVersion), operations: summarise(context.samples, options.only), totals, phases }
+    const results = { about: await aboutRun(dir, options, containerdVersion), operations: summarise(context.samples, options.only), totals, phases, served }
     done = true
     return { results, samples: context.samples }
   } catch (error) {
@@ -126,6 +135,7 @@ async function runIn(dir: string, options: BenchOptions, containerdVersion: stri
   } finally {
     progress.say('cleaning up')
     for (const side of sides) await cleanUp(`left behind by ${side.title}`, async () => side.stop(!done))
+    await cleanUp('black hole', async () => blackHole?.[Symbol.asyncDispose]())
     await cleanUp('registry', async () => registry?.[Symbol.asyncDispose]())
     await cleanUp('left on the machine', async () => hostNetwork.restore())
     await cleanUp(dir, async () => rm(dir, { recursive: true, force: true }))

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { it } from 'node:test'
-import { operations } from './operations.ts'
+import { operations, stages } from './operations.ts'
 import { summarise } from './results.ts'
 import { Samples, median, percentile } from './statistics.ts'
 
@@ -40,6 +40,17 @@ it('compares cri-shim with the plugin, and with its targets', () => {
     { operation: 'ListContainers', concurrency: 1, count: 2, ratio: 2, met: true },
     { operation: 'ListContainers idle', concurrency: 1, count: 1, ratio: 1.5, met: undefined },
     { operation: 'ListContainers beside 20 streams', concurrency: 1, count: 1, ratio: 0.5, met: true },
+  ])
+  add('PullImage of a small image', 1, [50], [90])
+  add('PullImage again behind a black hole', 1, [50], [140])
+  add('PullImage again behind a silent mirror', 1, [50], [141])
+  for (const ms of [900, 1000, 1100]) samples.add('shim', 'first byte behind a black hole', 1, ms)
+  samples.addGivenUp('plugin', 'first byte behind a black hole', 1, 5000)
+  assert.deepEqual(summarise(samples, new Set(stages.mirrors)).map(({ count, limitMs, ratio, met }) => ({ count, limitMs, ratio, met })), [
+    { count: 1, limitMs: undefined, ratio: 1.8, met: undefined },
+    { count: 1, limitMs: 5000, ratio: 0.2, met: true },
+    { count: 1, limitMs: undefined, ratio: 2.8, met: true },
+    { count: 1, limitMs: undefined, ratio: 2.82, met: false },
   ])
   assert.deepEqual(summarise(samples, new Set(['StartContainer'])).map(({ operation }) => operation), ['StartContainer'])
 })

@@ -20,12 +20,24 @@ export function percentile(values: readonly number[], share: number): number {
 /** Durations in milliseconds, by side, operation and concurrency. */
 export class Samples {
   readonly #values = new Map<string, number[]>()
+  readonly #limits = new Map<OperationName, number>()
 
   add(side: SideName, operation: OperationName, concurrency: Concurrency, ms: number): void {
     const key = `${side}/${operation}/${concurrency}`
     const values = this.#values.get(key)
     if (values === undefined) this.#values.set(key, [ms])
     else values.push(ms)
+  }
+
+  /** A call that was given up: all that is known is that it takes longer. An operation has one such limit. */
+  addGivenUp(side: SideName, operation: OperationName, concurrency: Concurrency, afterMs: number): void {
+    this.#limits.set(operation, afterMs)
+    this.add(side, operation, concurrency, afterMs)
+  }
+
+  /** After which calls were given up, and stand with that time among the samples; undefined when none was. */
+  limitOf(operation: OperationName): number | undefined {
+    return this.#limits.get(operation)
   }
 
   of(side: SideName, operation: OperationName, concurrency: Concurrency): readonly number[] {
