@@ -102,9 +102,12 @@ function clip(text: string, maxLength: number): string {
   return text.length > maxLength ? `${text.slice(0, maxLength - 1)}…` : text
 }
 
+/** What it takes a registry to say. */
+const answers: ReadonlySet<FailureKind> = new Set(['missing', 'unauthenticated', 'denied', 'limited'])
+
 function decisiveKind(failed: readonly FailedHost[]): FailureKind {
-  const own = failed.findLast(({ host }) => host.ownRegistry)?.failure.kind
-  if (own === 'missing' || own === 'unauthenticated' || own === 'denied' || own === 'limited') return own
+  const own = failed.findLast(({ host, failure }) => host.ownRegistry && answers.has(failure.kind))?.failure.kind
+  if (own !== undefined) return own
   const kinds = failed.map(({ failure }) => failure.kind)
   const order: readonly FailureKind[] = ['denied', 'unauthenticated', 'limited', 'unreachable', 'server', 'content', 'config']
   return order.find((kind) => kinds.includes(kind)) ?? 'missing'

@@ -242,6 +242,17 @@ test('the error of a failed pull names every host once, in bounded length', () =
   assert.match(short.message, /^x: a: brief; b: w{500}$/, 'the short ones leave their room to the others')
 })
 
+test('the code is what the registry said, at whichever of its addresses', () => {
+  const at = (name: string, own: boolean, failure: HostFailure): { readonly host: RegistryHost; readonly failure: HostFailure } => ({ host: { ...hostNamed(name), ownRegistry: own }, failure })
+  const [missing, refused, denied] = [new HostFailure('missing', '404'), new HostFailure('unreachable', 'connection refused'), new HostFailure('denied', '403')]
+  // As in files with http:// as a host and https:// as server.
+  assert.equal(allFailed('x', [at('reg:5000', true, missing), at('reg:5000', true, refused)]).code, Code.NOT_FOUND)
+  assert.equal(allFailed('x', [at('reg:5000', true, refused), at('reg:5000', true, denied)]).code, Code.PERMISSION_DENIED)
+  assert.equal(allFailed('x', [at('reg:5000', true, missing), at('reg:5000', true, denied)]).code, Code.PERMISSION_DENIED)
+  assert.equal(allFailed('x', [at('mirror', false, missing), at('reg', true, refused)]).code, Code.UNAVAILABLE)
+  assert.equal(allFailed('x', [at('mirror', false, missing), at('other', false, missing)]).code, Code.NOT_FOUND)
+})
+
 test('nothing of a signed URL, a credential or a token gets into an error or a log', async () => {
   const texts = [
     'see https://user:hunter2@host/x?sig=hunter2', 'denied: https://h/x#access_token=hunter2', 'Authorization: Bearer hunter2hunter2', 'basic aHVudGVyMjpodW50ZXIy', 'token=hunter2 sig=hunter2&password: "hunter2"',
