@@ -2,7 +2,7 @@ import { CriError, messageOf } from '../errors/cri-error.ts'
 import { causesOf } from '../server/status.ts'
 import { type Command, ExitCode, type Output, UsageError, parseArguments, suggestion } from './command.ts'
 import { configCheck, configDefault, configShow } from './commands/config.ts'
-import { mirrorsExplain } from './commands/mirrors.ts'
+import { explainCommand } from './commands/mirrors.ts'
 import { mirrorsMigrate } from './commands/mirrors-migrate.ts'
 import { pullCommand } from './commands/pull.ts'
 import { serveCommand } from './commands/serve.ts'
@@ -13,7 +13,7 @@ import type { Compose } from './run-service.ts'
 
 /** Every command. `loadCompose` brings the composition root for `serve`. */
 export function commandsWith(loadCompose: () => Promise<Compose>): readonly Command[] {
-  return [serveCommand(loadCompose), configCheck, configShow, configDefault, mirrorsExplain, mirrorsMigrate, pullCommand(), version, warmUpCommand]
+  return [serveCommand(loadCompose), configCheck, configShow, configDefault, explainCommand(), mirrorsMigrate, pullCommand(), version, warmUpCommand]
 }
 
 /** The command that the first words name, and what follows it. */

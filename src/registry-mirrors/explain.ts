@@ -1,26 +1,27 @@
-import { stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { errnoOf, messageOf } from '../errors/cri-error.ts'
-import type { Ctx } from '../observability/context.ts'
 import { type CredentialImage, Credentials } from './credentials.ts'
-import { failureOfError, HostFailure } from './failures.ts'
+import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
 import { isLoopback } from './host-url.ts'
 import type { ImageRef } from './image-ref.ts'
-import type { RegistryClient } from './registry-client.ts'
-import type { Capability, RegistryHost } from './registry-host.ts'
+import { type NearMiss, nearMisses, usualRoots } from './near-misses.ts'
+import { proxyFor } from './proxy.ts'
+import { type Capability, noTls, type RegistryHost } from './registry-host.ts'
 import { hostDirNames, resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
 import { TlsLoader } from './tls-material.ts'
 
 /**
  * A place that was looked at for a registry's hosts. `shadowed`: it is there and not read, since an earlier one counts. `certificates`: a
- * directory without hosts.toml, whose certificate files (Docker's layout) count.
+ * directory without hosts.toml, whose certificate files (Docker's layout) count. `empty`: a directory that decides without saying anything.
+ * `broken`: it decides and cannot be used.
  */
 export interface LookedAt {
   readonly path: string
-  readonly state: 'not there' | 'read' | 'certificates' | 'shadowed'
+  readonly state: 'not there' | 'read' | 'broken' | 'certificates' | 'empty' | 'shadowed'
 }
 
 export interface ExplainedHost {
@@ -29,6 +30,8 @@ export interface ExplainedHost {
   readonly capabilities: readonly Capability[]
   /** Where it is configured: a file, a setting, `default`. */
   readonly source: string
+  /** Where in that file, when it is a hosts.toml that names the host. */
+  readonly line?: number
   /** What is asked for the image's manifest. */
   readonly manifestUrl: string
   /** Places that a credential may come from, in the order in which they are tried; empty: anonymous. */
@@ -39,6 +42,10 @@ export interface ExplainedHost {
   /** Tags, digests: what of this image it is asked for. */
   readonly askedFor: string
   readonly dialTimeoutMs: number
+  /** The HTTP proxy by the environment, without its credentials; absent: directly. */
+  readonly proxy?: string
+  /** Why it is never asked: a certificate file that cannot be used, no fitting capability. */
+  readonly unusable?: string
   readonly warnings: readonly string[]
 }
 
@@ -47,95 +54,102 @@ export interface Explanation {
   readonly image: string
   readonly registry: string
   readonly lookedAt: readonly LookedAt[]
-  /** In the order in which they are asked; empty when there is a problem. */
+  /** What is there, was probably meant for this registry, and does not count. */
+  readonly nearMisses: readonly NearMiss[]
+  /** In the order in which they are asked; empty when a file is broken. */
   readonly hosts: readonly ExplainedHost[]
   readonly warnings: readonly string[]
-  /** Why every pull from this registry fails: a broken file, with its line. */
+  /** Why every pull of this image fails: a broken file, with its line, or hosts of which none can be asked. */
   readonly problem?: string
 }
 
 export interface ExplainOptions {
   readonly settings: RegistrySettings
   readonly env: Readonly<Record<string, string | undefined>>
-}
-
-/** What one host answered about the image. */
-export interface Probe {
-  readonly url: string
-  /** `200`, or why not. */
-  readonly status: string
-  readonly ok: boolean
-  readonly ms: number
-  readonly digest?: string
-  readonly mediaType?: string
+  /** Default: containerd's and Docker's directories. */
+  readonly usualRoots?: readonly string[]
 }
 
 /** Finds out how an image would be pulled, by the files as they are now, without asking any host or running any credential helper. */
 export async function explain(ref: ImageRef, options: ExplainOptions): Promise<{ readonly explanation: Explanation; readonly hosts: readonly RegistryHost[] }> {
   const { settings, env } = options
-  const image = ref.toString()
-  const lookedAt = await lookAt(settings.configPath, ref.registry)
+  const about = { image: ref.toString(), registry: ref.registry }
+  const { places, directory } = await lookAt(settings.configPath, ref.registry)
+  const files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes, file))
+  const missed = (hosts: readonly RegistryHost[]): Promise<NearMiss[]> => nearMisses({
+    roots: settings.configPath, registry: ref.registry, directory, usualRoots: options.usualRoots ?? usualRoots,
+    named: hosts.flatMap(({ tls: { caFiles, clientPairs } }) => [...caFiles, ...clientPairs.flatMap(({ certFile, keyFile }) => [certFile, keyFile ?? certFile])]),
+  })
   const warnings: string[] = []
   let hosts: RegistryHost[]
   try {
-    hosts = await resolveHosts(ref.registry, { settings, files: new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes.toString('utf8'), file)), warn: (warning) => warnings.push(warning) })
+    hosts = await resolveHosts(ref.registry, { settings, files, warn: (warning) => warnings.push(warning) })
   } catch (error) {
-    return { explanation: { image, registry: ref.registry, lookedAt, hosts: [], warnings, problem: messageOf(error) }, hosts: [] }
+    const lookedAt = places.map((place) => (place.state === 'read' || place.state === 'certificates' ? { ...place, state: 'broken' as const } : place))
+    return { explanation: { ...about, lookedAt, nearMisses: await missed([]), hosts: [], warnings, problem: messageOf(error) }, hosts: [] }
   }
   if (settings.configPath.length === 0 && Object.keys(settings.mirrors).length > 0) warnings.push('registry.mirrors is deprecated: "cri-shim mirrors migrate" prints the hosts.toml files that replace it')
-  const kinds = [...ref.digest === undefined ? [['resolve', 'resolve tags']] as const : [], ['pull', 'serve content'] as const] as const
-  for (const [capability, what] of kinds) {
-    if (!hosts.some((host) => host.capabilities.has(capability) && host.capabilities.has('pull'))) warnings.push(`no host may ${what}: give one of them the capability "${capability}"`)
+  const tools = { tls: new TlsLoader(env), credentials: new Credentials({ settings, env }), env, lines: linesOf(hosts, directory === undefined ? undefined : await files.get(path.join(directory, 'hosts.toml')).catch(() => undefined)) }
+  const explained = await Promise.all(hosts.map((host) => explainHost(host, ref, tools)))
+  for (const host of hosts) {
+    const own = host.ownRegistry || host.tls !== noTls ? undefined : await directoryOf(host.host, settings.configPath)
+    if (own !== undefined && own !== directory) warnings.push(`${own} is about images called ${host.host}/…: what it says does not count for ${host.host} as a mirror; certificates of a mirror go below its [host."…"] line`)
   }
-  const tls = new TlsLoader(env)
-  const credentials = new Credentials({ settings, env })
-  const explained = await Promise.all(hosts.map((host) => explainHost(host, ref, { tls, credentials })))
-  return { explanation: { image, registry: ref.registry, lookedAt, hosts: explained, warnings }, hosts }
+  const problem = whyNobody(ref, hosts, explained)
+  return { explanation: { ...about, lookedAt: places, nearMisses: await missed(hosts), hosts: explained, warnings, ...(problem === undefined ? {} : { problem }) }, hosts }
 }
 
-/**
- * Asks each host for the image's manifest as a pull would, with the credentials that are configured, all at once. A host that is not asked for tags is
- * asked for the digest that the first other one gave.
- */
-export async function probe(client: RegistryClient, ref: ImageRef, hosts: readonly RegistryHost[], ctx: Ctx): Promise<Probe[]> {
-  const resolves = (host: RegistryHost): boolean => ref.digest !== undefined || (host.capabilities.has('resolve') && host.capabilities.has('pull'))
-  const first = await Promise.all(hosts.map(async (host) => (resolves(host) ? ask(client, ref, host, ctx) : undefined)))
-  const digest = first.find((each) => each?.digest !== undefined)?.digest
-  return Promise.all(hosts.map(async (host, index) => {
-    const answered = first[index]
-    if (answered !== undefined) return answered
-    if (digest === undefined) return { url: host.url, ok: false, status: 'not asked: it has no capability "resolve", and no other host told the digest', ms: 0 }
-    return ask(client, { ...ref, digest, toString: () => `${ref.name}@${digest}` }, host, ctx)
-  }))
-}
-
-async function ask(client: RegistryClient, ref: ImageRef, host: RegistryHost, ctx: Ctx): Promise<Probe> {
-  const started = performance.now()
-  const answer = (rest: Omit<Probe, 'url' | 'ms'>): Probe => ({ url: host.url, ms: Math.round(performance.now() - started), ...rest })
-  try {
-    const { digest, mediaType } = await client.resolveAt(host, ref, null, ctx)
-    return answer({ ok: true, status: '200', digest, mediaType })
-  } catch (error) {
-    ctx.signal.throwIfAborted()
-    return answer({ ok: false, status: failureOfError(error, host).message })
+function whyNobody(ref: ImageRef, hosts: readonly RegistryHost[], explained: readonly ExplainedHost[]): string | undefined {
+  for (const [capability, what] of [...ref.digest === undefined ? [['resolve', 'resolve tags'] as const] : [], ['pull', 'serve content'] as const]) {
+    if (!hosts.some((host) => host.capabilities.has(capability) && host.capabilities.has('pull'))) return `no host may ${what}: give one of them the capability "${capability}"${capability === 'resolve' ? ' beside "pull"' : ''}`
   }
+  const reasons = explained.map(({ url, unusable }) => (unusable === undefined ? undefined : `${url}: ${unusable}`)).filter((reason) => reason !== undefined)
+  return reasons.length === explained.length ? `no host can be asked: ${reasons.join('; ')}` : undefined
 }
 
-async function lookAt(roots: readonly string[], registry: string): Promise<LookedAt[]> {
+/** The line of each host in the file that names it. */
+function linesOf(hosts: readonly RegistryHost[], file: HostsFile | undefined): ReadonlyMap<RegistryHost, number> {
+  const lines = new Map<RegistryHost, number>()
+  const left = file === undefined ? [] : [...file.hosts, ...file.server === undefined ? [] : [file.server]]
+  for (const host of hosts) {
+    const index = left.findIndex(({ address }) => address.host === host.host && (host.apiRoot === address.path || host.apiRoot === `${address.path}/v2`))
+    const [entry] = index < 0 ? [] : left.splice(index, 1)
+    if (entry !== undefined) lines.set(host, entry.line)
+  }
+  return lines
+}
+
+async function directoryOf(host: string, roots: readonly string[]): Promise<string | undefined> {
+  for (const dir of roots.flatMap((root) => hostDirNames(host).slice(0, -1).map((name) => path.join(root, name)))) if (await exists(dir)) return dir
+  return undefined
+}
+
+async function lookAt(roots: readonly string[], registry: string): Promise<{ readonly places: LookedAt[]; readonly directory: string | undefined }> {
   const places: LookedAt[] = []
-  let found = false
+  let directory: string | undefined
   for (const dir of roots.flatMap((root) => hostDirNames(registry).map((name) => path.join(root, name)))) {
     if (!(await exists(dir))) places.push({ path: dir, state: 'not there' })
-    else if (found) places.push({ path: dir, state: 'shadowed' })
+    else if (directory !== undefined) places.push({ path: dir, state: 'shadowed' })
     else {
-      const file = path.join(dir, 'hosts.toml')
-      // An empty file is like none.
-      const size = await stat(file).then((info) => info.size, (error: unknown) => (errnoOf(error) === 'ENOENT' ? 0 : 1))
-      places.push(size > 0 ? { path: file, state: 'read' } : { path: dir, state: 'certificates' })
-      found = true
+      directory = dir
+      places.push(await lookInto(dir))
     }
   }
-  return places
+  return { places, directory }
+}
+
+async function lookInto(dir: string): Promise<LookedAt> {
+  const file = path.join(dir, 'hosts.toml')
+  try {
+    // An empty file is like none.
+    if ((await stat(file)).size > 0) return { path: file, state: 'read' }
+  } catch (error) {
+    // Not a directory: that is the problem.
+    if (errnoOf(error) === 'ENOTDIR') return { path: dir, state: 'broken' }
+    if (errnoOf(error) !== 'ENOENT') return { path: file, state: 'broken' }
+  }
+  const names = await readdir(dir).catch(() => [])
+  return { path: dir, state: names.some((name) => /\.(?:crt|cert)$/.test(name)) ? 'certificates' : 'empty' }
 }
 
 async function exists(file: string): Promise<boolean> {
@@ -148,7 +162,14 @@ async function exists(file: string): Promise<boolean> {
   }
 }
 
-async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials }: { readonly tls: TlsLoader; readonly credentials: Credentials }): Promise<ExplainedHost> {
+interface Tools {
+  readonly tls: TlsLoader
+  readonly credentials: Credentials
+  readonly env: ExplainOptions['env']
+  readonly lines: ReadonlyMap<RegistryHost, number>
+}
+
+async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials, env, lines }: Tools): Promise<ExplainedHost> {
   const warnings: string[] = []
   const sources = await credentialSources(host, ref, credentials, warnings)
   const authorization = Object.keys(host.headers).some((name) => name.toLowerCase() === 'authorization')
@@ -157,32 +178,46 @@ async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials
   if (host.protocol === 'http' && ref.digest === undefined && host.capabilities.has('resolve') && !isLoopback(host.host)) warnings.push('what it says of tags comes over plain HTTP, where anybody on the way can change it: capabilities = ["pull"] asks it for content alone, which is verified')
   if (host.protocol === 'https-or-http') warnings.push('TLS is tried first, then plain HTTP')
   if (host.tls.skipVerify && host.protocol === 'https') warnings.push('its certificate is not verified (skip_verify)')
-  if (host.protocol !== 'http') {
-    try {
-      await tls.load(host.tls, true)
-    } catch (error) {
-      if (!(error instanceof HostFailure)) throw error
-      warnings.push(`it is passed over: ${error.message}`)
-    }
-  }
   const [resolve, pull] = [host.capabilities.has('resolve'), host.capabilities.has('pull')]
+  const example = `${host.url}/${ref.repository}/manifests/…`
+  if (/\/v2\/.*\/v2$/.test(host.apiRoot)) warnings.push(`/v2 is added to a path that has one already (${example}): override_path = true takes the path as it is written`)
+  else if (!/(?:^|\/)v2(?:\/|$)/.test(host.apiRoot)) warnings.push(`its requests have no /v2 (${example}), where registries serve their API: write it at the end of the URL, or leave out override_path`)
+  const proxy = host.protocol === 'https-or-http' ? undefined : proxyFor(new URL(host.url), env)
+  const unusable = !pull ? `without the capability "pull" it is asked for nothing` : await unusableTls(host, tls) ?? unusableProxy(proxy)
   const object = ref.digest ?? (resolve && pull ? ref.tag ?? 'latest' : 'DIGEST')
   const query = host.ownRegistry ? '' : `?ns=${ref.registry}`
+  const line = lines.get(host)
   return {
-    url: host.url, capabilities: [...host.capabilities], source: host.source,
+    url: host.url, capabilities: [...host.capabilities], source: host.source, ...(line === undefined ? {} : { line }),
     manifestUrl: `${host.url}/${ref.repository}/manifests/${object}${query}`,
     credentials: [...sources, ...authorization ? [`Authorization header in ${host.source}`] : []],
     headers: Object.keys(host.headers),
     tls: { ca: host.tls.caFiles, client: host.tls.clientPairs.map(({ certFile }) => certFile), skipVerify: host.tls.skipVerify },
     askedFor: !pull ? 'nothing' : resolve ? 'tags and content' : 'content by digest',
-    dialTimeoutMs: host.dialTimeoutMs, warnings,
+    dialTimeoutMs: host.dialTimeoutMs, ...(proxy === undefined ? {} : { proxy: proxy.replace(/\/\/[^/]*@/, '//') }), ...(unusable === undefined ? {} : { unusable }), warnings,
   }
+}
+
+async function unusableTls(host: RegistryHost, tls: TlsLoader): Promise<string | undefined> {
+  if (host.protocol === 'http') return undefined
+  try {
+    await tls.load(host.tls, true)
+    return undefined
+  } catch (error) {
+    if (!(error instanceof HostFailure)) throw error
+    return error.message
+  }
+}
+
+function unusableProxy(proxy: string | undefined): string | undefined {
+  const scheme = proxy === undefined ? undefined : /^([a-z][a-z0-9+.-]*):/i.exec(proxy)?.[1]?.toLowerCase()
+  return scheme === undefined || scheme === 'http' || scheme === 'https' ? undefined : `proxies of kind ${scheme} are not supported: HTTPS_PROXY must be an http:// address`
 }
 
 async function credentialSources(host: RegistryHost, image: CredentialImage, credentials: Credentials, warnings: string[]): Promise<string[]> {
   const sources: string[] = credentials.takesPullSecret(host, image) ? ['the pod\'s pull secret, when it has one'] : []
   for (const candidate of await credentials.candidates(host, image)) {
-    if (candidate.kind === 'problem') warnings.push(`no credential from ${candidate.problem}`)
+    if (candidate.kind === 'problem') warnings.push(`no credential: ${candidate.problem}`)
     else if (candidate.kind === 'known') sources.push(candidate.source)
     else sources.push(`${candidate.source}: credential helper ${candidate.helper} (not run)`)
   }

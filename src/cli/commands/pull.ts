@@ -3,8 +3,9 @@ import { Code, CriError, messageOf } from '../../errors/cri-error.ts'
 import type { AuthConfig } from '../../generated/cri.ts'
 import type { Init } from '../../generated/int64.ts'
 import type { PullView } from '../../image-service/pull/progress.ts'
-import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
-import { type Command, ExitCode, type Output, UsageError } from '../command.ts'
+import { authOf } from '../auth-file.ts'
+import { type Command, ExitCode, type Output } from '../command.ts'
+import { imageArgument } from '../image-argument.ts'
 import { bars, changes, ownPull, summary } from '../pull-display.ts'
 import { serviceFlags, settingsFor } from '../service-flags.ts'
 
@@ -51,12 +52,9 @@ metrics address, where progress comes from. On a terminal there is a bar for eac
 Ctrl-C ends the pull, unless a pod waits for the same image; what was downloaded stays for the next try.
 Exit codes: 0 pulled, 1 failed, 2 wrong command line, 130 interrupted.`,
     async run(args, output) {
-      const [name] = args.positionals
-      if (name === undefined) throw new UsageError('pull: name an image, such as registry.k8s.io/pause:3.10')
+      const ref = await imageArgument('pull', args)
       const { flags } = args
       const { settings } = settingsFor({ ...args, flags: { config: flags['config'], listen: flags['listen'], 'metrics-address': flags['metrics-address'] } })
-      const { parseImageRef } = await import('../../registry-mirrors/image-ref.ts')
-      const ref = parseImageRef(name)
       const auth = flags['auth-file'] === undefined ? undefined : await authOf(flags['auth-file'], ref)
       return run(deps, output, { listen: settings.shim.listen, metrics: settings.shim.metricsAddress, image: ref.toString(), auth })
     },
@@ -146,16 +144,4 @@ class Display {
   end(): void {
     this.#drawn = 0
   }
-}
-
-/** The credential for the image's registry out of a Docker config.json, helpers that it names included. */
-async function authOf(file: string, ref: ImageRef): Promise<Init<AuthConfig>> {
-  const { Credentials } = await import('../../registry-mirrors/credentials.ts')
-  const { noRegistrySettings } = await import('../../registry-mirrors/settings.ts')
-  const credentials = new Credentials({ settings: { ...noRegistrySettings, credentials: { '*': { configFile: file } } }, env: process.env })
-  const credential = await credentials.of({ host: ref.registry, ownRegistry: true }, ref, null)
-  if (credential.kind === 'password') return { username: credential.username, password: credential.password }
-  if (credential.kind === 'identity') return { identity_token: credential.token }
-  if (credential.kind === 'registry') return { registry_token: credential.token }
-  throw new CriError(Code.FAILED_PRECONDITION, credential.problem ?? `${file} has no credential for ${ref.registry}`)
 }

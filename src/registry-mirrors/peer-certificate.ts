@@ -1,0 +1,136 @@
+import { X509Certificate } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import https from 'node:https'
+import { type DetailedPeerCertificate, type TLSSocket } from 'node:tls'
+import { errnoOf } from '../errors/cri-error.ts'
+import { HostFailure, safeText } from './failures.ts'
+import { hostName } from './host-url.ts'
+import { proxyFor } from './proxy.ts'
+import { noTls, type RegistryHost } from './registry-host.ts'
+import { TlsLoader } from './tls-material.ts'
+
+/** The certificate that a host presents. All texts are the host's own words, made fit for a terminal. */
+export interface PeerCertificate {
+  readonly subject: string
+  readonly issuer: string
+  /** ISO 8601. */
+  readonly validFrom: string
+  readonly validTo: string
+  /** The host names and addresses that it is for. */
+  readonly names: readonly string[]
+  /** Why it is not trusted with this host's settings, and what to do. */
+  readonly problem?: string
+}
+
+export interface PeerCertificateOptions {
+  /** Proxy variables and SSL_CERT_FILE. */
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly signal: AbortSignal
+  /** How long it may take, in milliseconds. Default: 5,000. */
+  readonly timeoutMs?: number
+}
+
+/**
+ * The certificate that a host presents, trusted or not. Sends no request of its own and no credential but the host's client certificate. Undefined
+ * when the host does not speak TLS, or not in time.
+ */
+export async function peerCertificate(host: RegistryHost, options: PeerCertificateOptions): Promise<PeerCertificate | undefined> {
+  const { env, signal, timeoutMs = 5000 } = options
+  const loader = new TlsLoader(env)
+  const load = (tls: RegistryHost['tls']): Promise<HostFailure | Awaited<ReturnType<TlsLoader['load']>>> => loader.load(tls, true).catch((error: unknown) => {
+    if (error instanceof HostFailure) return error
+    throw error
+  })
+  // Files that cannot be used are told of elsewhere; here they must not hide the certificate.
+  const loaded = await load(host.tls)
+  const material = loaded instanceof HostFailure ? await load(noTls) : loaded
+  if (material instanceof HostFailure) return undefined
+  const url = new URL(host.url.replace(/^http:/, 'https:'))
+  const proxy = proxyFor(url, env)
+  if (proxy !== undefined && !/^https?:/i.test(proxy)) return undefined
+  const agent = new https.Agent({ secureContext: material.secureContext, rejectUnauthorized: false, ...(proxy === undefined ? {} : { proxyEnv: { HTTPS_PROXY: proxy } }) })
+  const seen = await new Promise<{ readonly certificate: DetailedPeerCertificate; readonly errno: string | undefined } | undefined>((resolve) => {
+    const request = https.request(url, { agent, method: 'HEAD', signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]) })
+    const look = (socket: TLSSocket): void => {
+      const certificate = socket.getPeerCertificate(true)
+      const reason: unknown = socket.authorizationError
+      resolve(Object.keys(certificate).length === 0 ? undefined : { certificate, errno: typeof reason === 'string' ? reason : errnoOf(reason) })
+      request.destroy()
+    }
+    request.once('socket', (socket) => {
+      const secure = socket as TLSSocket & { readonly secureConnecting?: boolean }
+      // Through a proxy the socket may arrive with its handshake done.
+      if (secure.secureConnecting === false && !secure.connecting) look(secure)
+      else secure.once('secureConnect', () => look(secure))
+    })
+    // What is wrong with the connection is told by who asks for the image.
+    request.on('error', () => resolve(undefined))
+    request.once('close', () => resolve(undefined))
+  })
+  agent.destroy()
+  if (seen === undefined) return undefined
+  const described = describe(seen.certificate)
+  const problem = seen.errno === undefined || host.tls.skipVerify || loaded instanceof HostFailure ? undefined : await problemOf(seen.errno, seen.certificate, described, host)
+  return problem === undefined ? described : { ...described, problem }
+}
+
+function describe(certificate: DetailedPeerCertificate): PeerCertificate {
+  return {
+    subject: nameOf(certificate.subject), issuer: nameOf(certificate.issuer), validFrom: isoDate(certificate.valid_from), validTo: isoDate(certificate.valid_to),
+    names: safeText(certificate.subjectaltname ?? '', 1000).split(/, /).map((name) => name.replace(/^[A-Za-z ]+:/, '').trim()).filter((name) => name !== '').slice(0, 20),
+  }
+}
+
+async function problemOf(errno: string, certificate: DetailedPeerCertificate, { subject, issuer, validFrom, validTo, names }: PeerCertificate, host: RegistryHost): Promise<string> {
+  const file = host.source.endsWith('hosts.toml') ? host.source : 'a hosts.toml'
+  const day = (date: string): string => date.slice(0, 10)
+  if (errno === 'CERT_HAS_EXPIRED') {
+    const expired = chainOf(certificate).find((each) => Date.parse(each.valid_to) < Date.now())
+    const which = expired === undefined || expired === certificate ? `it has expired on ${day(validTo)}` : `the authority ${nameOf(expired.subject)} has expired on ${day(isoDate(expired.valid_to))}`
+    return `${which}: whoever runs the host must renew it`
+  }
+  if (errno === 'CERT_NOT_YET_VALID') return `it is not valid before ${day(validFrom)}: is the clock of this node right?`
+  if (errno === 'ERR_TLS_CERT_ALTNAME_INVALID') return `it is for ${names.length === 0 ? subject : names.join(', ')}, not for ${hostName(host.host)}: write one of its names in the URL`
+  const given = await subjectsOf(host.tls.caFiles)
+  const instead = given.length === 0 ? '' : `; ca names ${given.join(', ')} instead`
+  if (errno === 'DEPTH_ZERO_SELF_SIGNED_CERT') return `it is signed by itself, and nobody says that it is to be trusted${instead}: put the certificate into a file and name that with ca in ${file}`
+  const top = chainOf(certificate).at(-1) ?? certificate
+  const missing = nameOf(top.issuer)
+  const chain = missing === issuer ? '' : ' (it sends the certificates up to there)'
+  return `the authority ${missing} is not trusted${chain}${instead}: name the authority's certificate with ca in ${file}`
+}
+
+/** The certificate and those above it that the host sent, without repeats. */
+function chainOf(certificate: DetailedPeerCertificate): DetailedPeerCertificate[] {
+  const chain: DetailedPeerCertificate[] = []
+  // The top of a chain points at itself, or at nothing.
+  for (let each: DetailedPeerCertificate | undefined = certificate; each !== undefined && !chain.includes(each) && chain.length < 10; each = each.issuerCertificate as DetailedPeerCertificate | undefined) chain.push(each)
+  return chain
+}
+
+async function subjectsOf(files: readonly string[]): Promise<string[]> {
+  const found: string[] = []
+  for (const file of files) {
+    const text = await readFile(file, 'utf8').catch(() => '')
+    for (const [pem] of text.matchAll(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)) {
+      try {
+        found.push(safeText(new X509Certificate(pem).subject.split('\n').reverse().join(', '), 120))
+      } catch {
+        found.push(`something unreadable in ${file}`)
+      }
+    }
+  }
+  return found.length > 5 ? [...found.slice(0, 5), `${found.length - 5} more`] : found
+}
+
+/** `CN=registry.example, O=Example`: the most telling part first. */
+function nameOf(name: Readonly<Record<string, unknown>> | undefined): string {
+  const entries = Object.entries(name ?? {})
+  const parts = [...entries.filter(([key]) => key === 'CN'), ...entries.filter(([key]) => key !== 'CN')].map(([key, value]) => `${key}=${Array.isArray(value) ? value.join('+') : String(value)}`)
+  return parts.length === 0 ? 'without a name' : safeText(parts.join(', '), 120)
+}
+
+function isoDate(text: string): string {
+  const date = new Date(text)
+  return Number.isNaN(date.getTime()) ? safeText(text, 40) : date.toISOString()
+}
