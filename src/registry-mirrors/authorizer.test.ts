@@ -220,6 +220,37 @@ test('helpers’ credentials are used, replaced when they were refused, and miss
   await missing.resolve(image, null, ctx)
 })
 
+test('what kept a credential from being read is said when the anonymous question is refused, in whichever words', async () => {
+  const [mirror, own] = [await registry(), await registry()]
+  const broken = path.join(root, 'broken-config.json')
+  await writeFile(broken, '{"auths": {"x": {"auth": "hunter2"')
+  const file = `server = "${own.url}"\n[host."${mirror.url}"]\n`
+  const some = client({ configPath: await certsD(file), credentials: { [own.host]: { helper: 'absent' }, [mirror.host]: { configFile: broken } } })
+  const refusals: readonly (readonly [number, Code])[] = [[403, Code.PERMISSION_DENIED], [404, Code.NOT_FOUND], [429, Code.RESOURCE_EXHAUSTED], [401, Code.UNAUTHENTICATED]]
+  for (const [status, code] of refusals) {
+    for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status, headers: { 'retry-after': '0' } })
+    const pattern = new RegExp(`${mirror.host}: ${status} .*${broken} is not JSON; ${own.host}: ${status} .*docker-credential-absent is not in PATH`)
+    await failure(some.resolve(ref, null, ctx), code, pattern)
+    await failure(readBlob(some), code, pattern)
+  }
+  // What fails for another reason is not blamed on it.
+  for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 400 })
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`: ${mirror.host}: 400 bad request; ${own.host}: 400 bad request$`))
+
+  // A secret that is for the registry alone may be why a mirror refuses, but not why it has not got the image.
+  const auth = { username: 'user', password: 'hunter2' }
+  const plain = client({ configPath: await certsD(file) })
+  for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 403 })
+  await failure(plain.resolve(ref, auth, ctx), Code.PERMISSION_DENIED, new RegExp(`${mirror.host}: 403 forbidden: the pull secret is for registry\\.test alone`))
+  for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 404 })
+  await failure(plain.resolve(ref, auth, ctx), Code.NOT_FOUND, new RegExp(`: ${mirror.host}: 404 not found; ${own.host}: 404 not found$`))
+  // Nor why a bucket refuses what the registry allowed.
+  const bucket = await registry()
+  bucket.fault = () => ({ kind: 'status', status: 403 })
+  for (const each of [mirror, own]) each.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${bucket.url}${asked}?sig=SIGNED-0123456789` })
+  await failure(readBlob(plain, ref, auth), Code.PERMISSION_DENIED, new RegExp(`: ${mirror.host}: 403 forbidden; ${own.host}: 403 forbidden \\(check`))
+})
+
 test('signed URLs and tokens stay out of errors and logs, wherever they come from', async () => {
   const [own, storage] = [await registry(), await registry()]
   const image = parseImageRef(`${own.host}/team/app:1.0`)

@@ -102,7 +102,8 @@ export class Authorizer {
     }
     if (credential.kind === 'registry') throw new HostFailure('unauthenticated', 'the registry token was refused')
     if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? withProblem('needs a user name and password, and none is given', credential) : 'takes a user name and password, not an identity token')
-    throw new HostFailure('unauthenticated', `401 unauthorized, without a challenge that is understood${challenges.length === 0 ? '' : ` (${challenges.map(({ scheme }) => scheme.slice(0, 20)).join(', ')})`}`)
+    const schemes = challenges.map(({ scheme }) => scheme.slice(0, 20)).join(', ')
+    throw new HostFailure('unauthenticated', withProblem(`401 unauthorized, without a challenge that is understood${schemes === '' ? '' : ` (${schemes})`}`, credential))
   }
 
   async #bearerToken(challenge: Challenge, scope: AuthScope): Promise<Token> {
@@ -237,6 +238,5 @@ function refused(response: IncomingMessage, realm: URL, scope: AuthScope): HostF
 }
 
 function atService(realm: URL, failure: HostFailure): HostFailure {
-  const wait = failure.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }
-  return new HostFailure(failure.kind, `token service ${realm.host}: ${failure.message}`, { transient: failure.transient, cause: failure, ...wait })
+  return failure.with(`token service ${realm.host}: ${failure.message}`)
 }

@@ -133,11 +133,11 @@ test('a Docker config.json: auths by host and path, credHelpers, credsStore', as
   for (const host of ['empty.example', 'other.example']) assert.deepEqual(await of(host), { kind: 'identity', token: 'refresh' })
   // A change of the file counts at once.
   await writeFile(file, '{"auths":{"plain.example":{"auth":"hunter2"}}}')
-  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} (auths."plain.example"): auth is not base64 of username:password` })
+  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} (auths."plain.example"): auth is not base64 of username:password`, unreadable: true })
   await writeFile(file, '{"auths": hunter2')
-  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} is not JSON` })
+  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} is not JSON`, unreadable: true })
   await rm(file)
-  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} does not exist` })
+  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} does not exist`, unreadable: true })
   assert.ok(!warnings.join().includes('hunter2'))
   const chosen = credentials({ credentials: { 'one.example': { configFile: file } } })
   assert.deepEqual(await chosen.candidates(hostOf('two.example'), image), [], 'the file is for the hosts that it is named for')
@@ -161,7 +161,7 @@ test('helpers: asked once for all, kept for a while, asked again when what they 
   await credentials({ credentials: { '*': { helper: 'counting' } } }).of(hostOf('registry-1.docker.io'), image, null)
   assert.equal(await readFile(path.join(dir, 'server'), 'utf8'), 'https://index.docker.io/v1/\n', 'the name that Docker Hub has for helpers')
   const inDirectory = credentials({ credentials: { '*': { helper: 'counting' } }, credentialHelperDir: '/nonexistent' })
-  assert.deepEqual(await inDirectory.of(hostOf('one.example'), image, null), { kind: 'none', problem: 'there is no /nonexistent/docker-credential-counting' })
+  assert.deepEqual(await inDirectory.of(hostOf('one.example'), image, null), { kind: 'none', problem: 'there is no /nonexistent/docker-credential-counting', unreadable: true })
 })
 
 test('helpers that fail are said by name, and nothing that they print is', async () => {
@@ -185,7 +185,7 @@ test('helpers that fail are said by name, and nothing that they print is', async
   ]
   for (const [name, problem] of cases) {
     const some = credentials({ credentials: { 'one.example': { helper: name } } })
-    assert.deepEqual(await some.of(hostOf('one.example'), image, null), problem === undefined ? none : { kind: 'none', problem }, name)
+    assert.deepEqual(await some.of(hostOf('one.example'), image, null), problem === undefined ? none : { kind: 'none', problem, unreadable: true }, name)
     assert.deepEqual(warnings, problem === undefined ? [] : [`registry.credentials."one.example".helper: ${problem}`])
   }
 })

@@ -14,8 +14,8 @@ import type { AuthSettings, RegistrySettings } from './settings.ts'
 export type PullAuth = Partial<AuthConfig> | null | undefined
 
 export type Credential =
-  /** `problem`: why there is none although one was meant to be; for the error when the host wants one. */
-  | { readonly kind: 'none'; readonly problem?: string }
+  /** `problem`: why there is none although one was meant to be; for the error when the host wants one. `unreadable`: it is configured and could not be had. */
+  | { readonly kind: 'none'; readonly problem?: string; readonly unreadable?: boolean }
   | { readonly kind: 'password'; readonly username: string; readonly password: string }
   /** A refresh token, to be exchanged at the token service. */
   | { readonly kind: 'identity'; readonly token: string }
@@ -75,8 +75,8 @@ export class Credentials {
       problem ??= found.problem
       this.#options.warn?.(`${candidate.source}: ${found.problem}`)
     }
-    if (problem === undefined && secret.kind !== 'none') problem = notSent(host, image, auth)
-    return problem === undefined ? none : { kind: 'none', problem }
+    if (problem !== undefined) return { kind: 'none', problem, unreadable: true }
+    return secret.kind === 'none' ? none : { kind: 'none', problem: notSent(host, image, auth) }
   }
 
   /** The credential that `of` gave for a host was refused: a helper may know a newer one. */

@@ -34,6 +34,12 @@ export class HostFailure extends Error {
     // A failure that is about another one (a token service's) took as long as that.
     this.timedOut = options.timedOut ?? (options.cause instanceof HostFailure && options.cause.timedOut)
   }
+
+  /** The same in other words. */
+  with(message: string): HostFailure {
+    const { kind, transient, retryAfterMs } = this
+    return new HostFailure(kind, message, { transient, cause: this, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
+  }
 }
 
 export interface FailedHost {

@@ -7,7 +7,7 @@ import type { Logger } from '../observability/logger.ts'
 import { Authorizer, type AuthScope, stillUnauthorized } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
-import { Credentials, type PullAuth } from './credentials.ts'
+import { type Credential, Credentials, type PullAuth, withProblem } from './credentials.ts'
 import { digestOf, digestProblem, matchesDigest, shortDigest } from './digest.ts'
 import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
@@ -20,7 +20,7 @@ import type { Capability, RegistryHost } from './registry-host.ts'
 import { noRegistryMetrics, registerRegistryMetrics, type RegistryMetrics, type RequestResult } from './registry-metrics.ts'
 import { resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
-import { Transport } from './transport.ts'
+import { type Answer, Transport } from './transport.ts'
 
 /** What a registry holds, by its digest. */
 export interface Descriptor {
@@ -99,6 +99,12 @@ interface Question {
   readonly object: string
   readonly headers: Readonly<Record<string, string>>
   readonly believed?: boolean
+}
+
+interface Answered {
+  readonly response: IncomingMessage
+  /** What the answer says if it is a refusal, with what the registry wrote about it. */
+  readonly refusal: (detail: string) => HostFailure
 }
 
 /** containerd rejects manifests above 4 MiB; some registries allow 8. */
@@ -253,13 +259,13 @@ export class RegistryClient {
 
   /** Undefined when the answer's head does not tell everything. */
   async #byHead(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor | undefined> {
-    const response = await this.#answer(host, plan, question)
+    const { response, refusal } = await this.#answer(host, plan, question)
     await discardBody(response)
     const status = response.statusCode ?? 0
     // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself.
     if (status !== 200) {
       if ([400, 403, 405, 406, 501].includes(status)) return undefined
-      throw failureOfStatus(status, '', response.headers)
+      throw refusal('')
     }
     const type = bareType(response.headers['content-type'])
     if (isSchema1Type(type)) throw schema1(plan.ref)
@@ -304,30 +310,37 @@ export class RegistryClient {
 
   /** A 2xx answer; anything else is a HostFailure with what the registry wrote about it. */
   async #ask(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
-    const response = await this.#answer(host, plan, question)
+    const { response, refusal } = await this.#answer(host, plan, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
     const detail = await readBody(response, maxErrorBytes, this.#stallTimeoutMs).then(errorDetail, () => '')
     plan.signal.throwIfAborted()
-    throw failureOfStatus(status, detail, response.headers)
+    throw refusal(detail)
   }
 
   /** Any answer, after the registry's challenge was met. */
-  async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
+  async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<Answered> {
     const { signal, log, ref } = plan
     const credential = await this.#credentials.of(host, ref, plan.auth, signal)
     const scope: AuthScope = { host, repository: ref.repository, credential, refused: () => void this.#credentials.refused(host, ref), signal, log }
     const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
     if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
+    const answered = ({ response, redirected }: Answer): Answered => ({
+      response,
+      refusal: (detail) => {
+        const failure = failureOfStatus(response.statusCode ?? 0, detail, response.headers)
+        return redirected ? failure : withCredentialProblem(failure, credential)
+      },
+    })
     const first = this.#authorizer.known(scope)
-    const { response, redirected } = await this.#transport.send(host, { ...question, url, authorization: first, signal, log })
-    if (response.statusCode !== 401 || redirected) return response
-    await discardBody(response)
-    const second = await this.#authorizer.answer(response, first, scope)
-    if (second === first) throw stillUnauthorized(scope)
-    const answer = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
-    if (answer.response.statusCode !== 401 || answer.redirected) return answer.response
+    const answer = await this.#transport.send(host, { ...question, url, authorization: first, signal, log })
+    if (answer.response.statusCode !== 401 || answer.redirected) return answered(answer)
     await discardBody(answer.response)
+    const second = await this.#authorizer.answer(answer.response, first, scope)
+    if (second === first) throw stillUnauthorized(scope)
+    const again = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
+    if (again.response.statusCode !== 401 || again.redirected) return answered(again)
+    await discardBody(again.response)
     throw stillUnauthorized(scope)
   }
 
@@ -422,6 +435,13 @@ function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes
   const expected = partial ? endBytes - positionBytes : sizeBytes
   if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
   return skip
+}
+
+/** A registry may say in many ways that it wants a credential: that there is none although one was meant to be belongs to the answer. */
+function withCredentialProblem(failure: HostFailure, credential: Credential): HostFailure {
+  if (credential.kind !== 'none' || credential.problem === undefined) return failure
+  const tells = failure.kind === 'unauthenticated' || failure.kind === 'denied' || (credential.unreadable === true && (failure.kind === 'missing' || failure.kind === 'limited'))
+  return tells ? failure.with(withProblem(failure.message, credential)) : failure
 }
 
 function checkDescriptor(descriptor: Descriptor): void {
