@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { it } from 'node:test'
 import { type Metadata, Server, ServerCredentials, status } from '@grpc/grpc-js'
+import { Code, CriError } from '../errors/cri-error.ts'
 import { containerdProtos, serviceDefinition } from '../generated/protos.ts'
 import { backgroundCtx } from '../observability/context.ts'
 import { createLogger } from '../observability/logger.ts'
@@ -48,6 +49,33 @@ it('a call has a span when it belongs to traced work, and containerd is told of 
     assert.deepEqual(traced.ended, [['containerd Version.Version', undefined], ['containerd Version.Version', 'broken']])
   } finally {
     for (const client of clients) client.close()
+    server.forceShutdown()
+  }
+})
+
+it('tells a containerd that is away from one that says that something of its own is', async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-client-'))
+  const address = `unix://${dir.path}/containerd.sock`
+  const server = new Server()
+  let details = ''
+  server.addService(serviceDefinition(containerdProtos(), version), {
+    Version: (_call: object, answer: (error: object) => void) => answer({ code: status.UNAVAILABLE, details }),
+  })
+  await new Promise<void>((resolve, reject) => { server.bindAsync(address, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error))) })
+  const client = new ContainerdClient({ address, metrics: createMetrics() })
+  const ask = async (): Promise<unknown> => client.call(backgroundCtx(createLogger('fatal'), 'test'), version, 'Version', {}, 'version').then(() => undefined, (error: unknown) => error instanceof CriError && [error.code, error.reason, error.message])
+  try {
+    // Before 2.0, and since.
+    for (const said of ['connection error: connection refused: unavailable', 'connection error: connection refused']) {
+      details = said
+      assert.deepEqual(await ask(), [Code.UNAVAILABLE, 'UNAVAILABLE', `containerd Version.Version (version): ${said}`])
+    }
+    server.forceShutdown()
+    const [code, reason, message] = await ask() as [Code, string, string]
+    assert.deepEqual([code, reason], [Code.UNAVAILABLE, 'ContainerdUnavailable'])
+    assert.match(message, /^containerd does not answer on .*is it running\?$/)
+  } finally {
+    client.close()
     server.forceShutdown()
   }
 })

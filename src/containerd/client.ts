@@ -200,8 +200,7 @@ export class ContainerdClient {
     if (error.code === grpc.status.UNAVAILABLE && / locked for /.test(error.details)) {
       return new CriError(Code.UNAVAILABLE, `containerd ${name} (${about}): ${error.details}`, { reason: 'Locked', cause: error })
     }
-    // containerd's own refusals end in the name of its error class: it is there, and says so.
-    if (error.code === grpc.status.UNAVAILABLE && !error.details.endsWith(': unavailable')) {
+    if (error.code === grpc.status.UNAVAILABLE && !isAnswer(error)) {
       return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${error.details}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
     }
     if (error.code === grpc.status.DEADLINE_EXCEEDED && timeoutMs !== undefined) {
@@ -237,6 +236,12 @@ function abortReason(signal: AbortSignal, what: string): unknown {
 
 function isServiceError(error: unknown): error is grpc.ServiceError {
   return error instanceof Error && 'code' in error && typeof error.code === 'number' && 'details' in error
+}
+
+/** Whether containerd is there and has said so itself: with the header of an answer, and before 2.0 with the name of its error class at the end. A plugin outside of it may be away. */
+function isAnswer(error: grpc.ServiceError): boolean {
+  const { metadata }: { readonly metadata?: grpc.Metadata } = error
+  return error.details.endsWith(': unavailable') || (metadata?.get('content-type').length ?? 0) > 0
 }
 
 /** `containerd.services.tasks.v1.Tasks` + `Create` → `Tasks.Create` */
