@@ -3,6 +3,7 @@ import { dirname, join as joinPath } from 'node:path'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
+import { snapshotLabels } from '../containerd/snapshots.ts'
 import { nowNanoseconds } from '../containerd/timestamp.ts'
 import type { Mount } from '../generated/containerd.ts'
 import type { ContainerConfig, PodSandboxConfig } from '../generated/cri.ts'
@@ -126,7 +127,7 @@ export async function createContainer(deps: ContainerDeps, ctx: Ctx, operation: 
       snapshot_key: id,
       extensions: { [containerExtension]: encodeContainerMetadata(metadata) },
     }))
-    const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    const rootfs = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId, snapshotLabels(config.annotations)))
     if (input.imageVolumes.length > 0) await operation.step('mount images', () => mountImageVolumes(deps, branch, {
       id, snapshotter: runtime.snapshotter, volumes: input.imageVolumes, userns: mappings === undefined ? undefined : usernsOf(sandbox), mountLabel,
     }))

@@ -2,6 +2,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
+import { snapshotLabels } from '../containerd/snapshots.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import type { Mount } from '../generated/containerd.ts'
 import type { PodSandboxConfig } from '../generated/cri.ts'
@@ -109,7 +110,7 @@ export async function startSandbox(deps: SandboxDeps, ctx: Ctx, operation: Opera
       snapshot_key: id,
       extensions: { [sandboxExtension]: encodeSandboxMetadata(metadata) },
     }))
-    const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId))
+    const mounts = await operation.step('prepare snapshot', () => containerd.snapshots.prepare(branch, runtime.snapshotter, id, image.chainId, snapshotLabels(config.annotations)))
     // The runtime binds them into the root file system: a /dev/shm that is not mounted by then would be a plain directory of the host's.
     await Promise.all([files, namespace])
     const createTask = (rootfs: Mount[]): Promise<number> => deps.teardown.exclusive(id, () => containerd.tasks.create(branch, {

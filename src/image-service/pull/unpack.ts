@@ -1,12 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
+import { snapshotLabels } from '../../containerd/snapshots.ts'
 import { Code, CriError, isAlreadyExists } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { Descriptor } from '../../registry-mirrors/registry-client.ts'
 
 export interface UnpackLayer {
-  readonly descriptor: Descriptor
+  /** With what the manifest says of it beside: some of that is for snapshotters. */
+  readonly descriptor: Descriptor & { readonly annotations?: Readonly<Record<string, string>> }
   readonly diffId: string
   /** Name of the committed snapshot. */
   readonly chainId: string
@@ -94,7 +96,7 @@ function keyFor(layer: UnpackLayer): string {
   return `extract-${Date.now()}-${randomBytes(4).toString('hex')} ${layer.chainId}`
 }
 
-/** By the label a remote snapshotter knows what to call the snapshot that it commits by itself. */
+/** What the image says of the layer to snapshotters, what the pull says, and what a remote snapshotter is to call the snapshot that it commits by itself. */
 function labelsOf(layer: UnpackLayer): Record<string, string> {
-  return { ...layer.labels, 'containerd.io/snapshot.ref': layer.chainId }
+  return { ...snapshotLabels(layer.descriptor.annotations ?? {}), ...layer.labels, 'containerd.io/snapshot.ref': layer.chainId }
 }
