@@ -116,7 +116,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     SpecFacts.probe({ linux, log, containerdSocket: shim.containerd.replace(/^unix:\/\//, ''), enableSelinux: settings.enableSelinux, disableApparmor: settings.disableApparmor, stateDir: shim.state }),
   ])
   const tracing = await startTracing(shim.tracing, process.env, log.child({ component: 'tracing' }), metrics)
-  const containerd = new Containerd({ address: shim.containerd, metrics, tracer: tracing })
+  const containerd = new Containerd({ address: shim.containerd, metrics, tracer: tracing, syncFileSystem: (path) => syncFileSystems([path]) })
   const registry = new RegistryClient({ ...settings.registry, log: log.child({ component: 'registry' }), userAgent: `cri-shim/${versions.criShim}`, metrics: metrics.registry })
   const networks = new Networks(settings, log, metrics)
 
@@ -137,7 +137,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const pullProgress = new PullProgress()
   const unsettled = new UnsettledPulls({
     containerd, dir: join(shim.root, 'pulls'), ctx: base,
-    sync: (snapshotters) => syncFileSystems([...snapshotters.map(snapshotterRoot), ...(containerd.content.root === undefined ? [] : [containerd.content.root])]),
+    sync: (snapshotters) => syncFileSystems([...snapshotters.map((name) => snapshotterRoots.get(name)), containerd.content.root]),
   })
   const pulls = new PullCoordinator(new Puller({ progress: pullProgress, unsettled, containerd, registry, settings, platform, operation, withMounts: (mounts, work) => host.withMounts(mounts, work) }))
   const teardown = new TaskTeardown(containerd.tasks, new KeyedMutex())
@@ -185,7 +185,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
   const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, features: (handler) => features.of(handler), containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
-  const unpacker = new ImageUnpacker({ containerd, platform, withMounts: (mounts, work) => host.withMounts(mounts, work) })
+  const unpacker = new ImageUnpacker({ containerd, platform, syncFs: settings.imagePullWithSyncFs, withMounts: (mounts, work) => host.withMounts(mounts, work) })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
 
   async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {
@@ -241,7 +241,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1', 'type==io.containerd.content.v1,id==content'])) {
         const root = plugin.exports['root']
         if (root === undefined || root === '') continue
-        if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root)
+        if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root, { link: true })
         else snapshotterRoots.set(plugin.id, root)
       }
       await recovered()

@@ -9,6 +9,11 @@ import { LeasesService } from './leases.ts'
 import { SnapshotsService } from './snapshots.ts'
 import { TasksService } from './tasks.ts'
 
+export interface ContainerdOptions extends ContainerdClientOptions {
+  /** Writes the file system that holds a path to the disk, for a containerd that cannot be asked to. Default: it stays undone. */
+  readonly syncFileSystem?: (path: string) => Promise<void>
+}
+
 /** One connection to containerd and its services. */
 export class Containerd {
   readonly client: ContainerdClient
@@ -22,14 +27,14 @@ export class Containerd {
   readonly snapshots: SnapshotsService
   readonly tasks: TasksService
 
-  constructor(options: ContainerdClientOptions) {
+  constructor(options: ContainerdOptions) {
     this.client = new ContainerdClient(options)
     this.containers = new ContainersService(this.client)
     this.content = new ContentService(this.client)
-    this.diff = new DiffService(this.client)
     this.events = new EventsService(this.client)
     this.images = new ImagesService(this.client)
     this.introspection = new IntrospectionService(this.client)
+    this.diff = new DiffService(this.client, { introspection: this.introspection, syncFileSystem: options.syncFileSystem ?? (async () => undefined) })
     this.leases = new LeasesService(this.client)
     this.snapshots = new SnapshotsService(this.client)
     this.tasks = new TasksService(this.client)

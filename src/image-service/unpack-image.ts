@@ -18,10 +18,13 @@ export class ImageUnpacker {
   readonly #platform: Platform
   readonly #unpacker: Unpacker
   readonly #artifacts: ArtifactUnpacker
+  readonly #syncFs: boolean
 
-  constructor(options: { readonly containerd: Containerd; readonly platform: Platform; readonly withMounts: WithMounts }) {
+  /** With `syncFs` what is unpacked is on the disk before anybody uses it. */
+  constructor(options: { readonly containerd: Containerd; readonly platform: Platform; readonly withMounts: WithMounts; readonly syncFs: boolean }) {
     this.#containerd = options.containerd
     this.#platform = options.platform
+    this.#syncFs = options.syncFs
     this.#unpacker = new Unpacker(options.containerd)
     this.#artifacts = new ArtifactUnpacker({ ...options, unpacker: this.#unpacker })
   }
@@ -33,7 +36,7 @@ export class ImageUnpacker {
     const lease = `cri-shim-unpack-${randomUUID()}`
     await leases.create(ctx, lease, leaseMs, { 'cri-shim/image': image.id })
     try {
-      await this.#unpack(ctx, await this.#stored(ctx, image), { snapshotter, lease, syncFs: false })
+      await this.#unpack(ctx, await this.#stored(ctx, image), { snapshotter, lease, syncFs: this.#syncFs })
       // By the manifest of an artifact, whose configuration is not its own; by the configuration of an image.
       await content.setLabels(ctx, image.id, { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: image.chainId })
     } catch (error) {

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
+import { access, mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ContainerHost } from '../../container/deps.ts'
 import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
@@ -79,7 +79,11 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
   }
 }
 
-/** Writes the file systems that hold these paths to the disk. Rejects when one cannot be. */
-export async function syncFileSystems(paths: readonly string[]): Promise<void> {
-  await promisify(execFile)('sync', ['--file-system', ...paths])
+/**
+ * Writes the file systems that hold these paths to the disk; all that there are when one is not known or not there: nobody says where a snapshotter outside of
+ * containerd has its files. Rejects when one cannot be.
+ */
+export async function syncFileSystems(paths: readonly (string | undefined)[]): Promise<void> {
+  const known = await Promise.all(paths.map(async (path) => path !== undefined && await access(path).then(() => true, () => false)))
+  await promisify(execFile)('sync', known.every(Boolean) ? ['--file-system', ...paths.filter((path) => path !== undefined)] : [])
 }
