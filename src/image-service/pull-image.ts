@@ -9,11 +9,16 @@ import type { Image } from '../state/records.ts'
 
 type Deps = Pick<ImageServiceDeps, 'pulls' | 'catalog' | 'images' | 'snapshotterOf' | 'pinned'>
 
+/** Of a pod: the runtime handler that an image is pulled for, as containerd's CRI plugin has it. The kubelet names the handler itself only behind a feature gate. */
+const handlerAnnotation = 'io.containerd.cri.runtime-handler'
+
 /** PullImage: answers with the image's id, the digest of its configuration. */
 export async function pullImage(deps: Deps, ctx: Ctx, request: PullImageRequest): Promise<Init<PullImageResponse>> {
   if (request.image === null || request.image.image === '') throw invalidArgument('image is missing')
   const ref = parseImageRef(request.image.image)
-  const image = await pullNow(deps, ctx, { ref, auth: request.auth, snapshotter: deps.snapshotterOf(request.image.runtime_handler), pinned: deps.pinned(ref.toString()) })
+  const { image: { runtime_handler: given }, sandbox_config: pod } = request
+  const handler = given === '' ? pod?.annotations[handlerAnnotation] ?? '' : given
+  const image = await pullNow(deps, ctx, { ref, auth: request.auth, snapshotter: deps.snapshotterOf(handler), pinned: deps.pinned(ref.toString()) })
   return { image_ref: image.id }
 }
 
