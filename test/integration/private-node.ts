@@ -35,6 +35,10 @@ export interface PrivateNodeOptions {
   readonly registry?: Pick<RegistryOptions, 'auth'>
   /** Further hosts whose images the registry serves. */
   readonly hosts?: readonly string[]
+  /** Beside the environment of the test, for cri-shim. */
+  readonly shimEnv?: Readonly<Record<string, string>>
+  /** Stands between cri-shim and containerd, whose socket it is given. Default: nothing. */
+  readonly between?: (containerdSocket: string, dir: string) => Promise<AsyncDisposable & { readonly socket: string }>
   /** Where cri-shim's figures are served. Default: nowhere. */
   readonly metricsAddress?: string
 }
@@ -76,7 +80,9 @@ export async function startNode(options: PrivateNodeOptions = {}): Promise<Priva
     const containerd = stack.use(await startContainerd({ dir, certsDir, sandboxImage, dualStack, criSettings, config }))
     const toml = await readFile(containerd.configFile, 'utf8')
     await writeFile(configFile, await options.editConfig?.(toml, dir) ?? toml)
-    const shim = stack.use(await startCriShim({ dir, containerdSocket: containerd.socket, configFile, args: ['--log-level', 'debug'], ...(options.metricsAddress === undefined ? {} : { metricsAddress: options.metricsAddress }) }))
+    const between = options.between === undefined ? containerd : stack.use(await options.between(containerd.socket, dir))
+    const { shimEnv: env = {} } = options
+    const shim = stack.use(await startCriShim({ dir, containerdSocket: between.socket, configFile, args: ['--log-level', 'debug'], env, ...(options.metricsAddress === undefined ? {} : { metricsAddress: options.metricsAddress }) }))
     const cri = stack.use(connectCri(shim.socket))
     const api = stack.adopt(new ContainerdApi({ address: `unix://${containerd.socket}`, metrics: createMetrics() }), (client) => client.close())
     await ready(cri)
