@@ -18,6 +18,7 @@ export interface RaceOptions<T> {
   readonly attempt: (host: RegistryHost, how: AttemptOptions) => Promise<T>
   /** Lets go of what a host brought after another one had served. */
   readonly discard: (late: T) => void
+  /** Told of hosts that were not asked, and of those that had not answered yet when another one served: why. */
   readonly onSkip: (skipped: FailedHost) => void
 }
 
@@ -41,6 +42,12 @@ interface Runner<T> {
   /** Frees it from the signal of whoever began it. */
   readonly detach: () => void
   readonly stop: (reason: unknown) => void
+}
+
+/** In words that are the same each time: who collects them keeps few. */
+function whyOvertaken({ headStartMs }: Pick<Runner<unknown>, 'headStartMs'>): HostFailure {
+  const since = headStartMs === undefined ? '' : headStartMs === 0 ? 'it was asked whether it is back, and ' : `no answer within ${headStartMs / 1000} s, and `
+  return new HostFailure('unreachable', `${since}another host was faster`)
 }
 
 /** An overtaken attempt has its own deadlines; this one is for bodies that trickle in. */
@@ -80,7 +87,10 @@ class Race<T> {
         }
         const { runner, outcome } = event
         this.#running.delete(runner)
-        if (outcome.kind === 'served') return outcome.value
+        if (outcome.kind === 'served') {
+          for (const overtaken of this.#running) this.#options.onSkip({ host: overtaken.host, failure: whyOvertaken(overtaken) })
+          return outcome.value
+        }
         if (outcome.kind === 'fatal') throw outcome.error
         this.#failed.push({ host: runner.host, failure: outcome.failure })
         // An older one that fails leaves the newest its head start.

@@ -4,17 +4,24 @@ import { readFile } from 'node:fs/promises'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
+import { createLogger } from '../../src/observability/logger.ts'
+import { parseImageRef } from '../../src/registry-mirrors/image-ref.ts'
+import { RegistryClient } from '../../src/registry-mirrors/registry-client.ts'
+import { noRegistrySettings } from '../../src/registry-mirrors/settings.ts'
+import { type BlackHole, openBlackHole } from '../fixtures/black-hole.ts'
+import { command } from '../fixtures/command.ts'
+import { criShimBinary } from '../fixtures/cri-shim.ts'
 import type { Fault } from '../fixtures/registry/faults.ts'
 import { type Registry, startRegistry } from '../fixtures/registry/registry.ts'
 import { addImage, addLayer } from '../images/image.ts'
 import type { ContentDir } from '../images/layout.ts'
 import { file } from '../images/tar.ts'
 import { hostArchitecture } from '../images/tiny-elf.ts'
-import { failureOf, type PrivateNode, pull, skipUnlessRoot, startNode, writeNodeFile } from './private-node.ts'
+import { eventually, failureOf, type PrivateNode, pull, skipUnlessRoot, startNode, writeNodeFile } from './private-node.ts'
 
 const registryName = 'mirrored.example'
 const sizeBytes = 3 * 1024 * 1024
-const names = ['dead', 'after', 'status', 'reset', 'cut', 'corrupt', 'ignored', 'stale'] as const
+const names = ['vanished', 'next', 'opened', 'back', 'dead', 'after', 'status', 'reset', 'cut', 'corrupt', 'ignored', 'stale'] as const
 
 async function images(content: ContentDir): Promise<void> {
   for (const name of names) content.name(`${registryName}/t/${name}:1`, await addImage(content, [await addLayer(content, [file(name, Buffer.alloc(sizeBytes, name))], 'oci', 'none')], hostArchitecture(), { Labels: { name } }))
@@ -33,10 +40,13 @@ async function freePort(): Promise<number> {
 describe('mirrors that fail', { skip: skipUnlessRoot }, () => {
   let node: PrivateNode
   let second: Registry
+  let hole: BlackHole
   let metricsPort = 0
   const held: Socket[] = []
   const dead = createServer((socket) => held.push(socket.on('error', () => undefined)))
   before(async () => {
+    process.env['NO_PROXY'] = '*' // or a proxy of this machine is asked for what lies behind it
+    hole = await openBlackHole()
     metricsPort = await freePort()
     node = await startNode({ images, metricsAddress: `127.0.0.1:${metricsPort}` })
     second = await startRegistry({ contentDir: node.contentDir })
@@ -51,13 +61,65 @@ describe('mirrors that fail', { skip: skipUnlessRoot }, () => {
     for (const socket of held) socket.destroy()
     dead.close()
     await second.close()
-    assert.deepEqual(await node.stop(), [])
+    try {
+      assert.deepEqual(await node.stop(), [])
+    } finally {
+      await hole[Symbol.asyncDispose]()
+    }
+    assert.notEqual((await command('ip', ['link', 'show', hole.link])).code, 0)
   })
   const deadUrl = (): string => `https://127.0.0.1:${(dead.address() as AddressInfo).port}`
   const hostsFile = (): string => join(node.certsDir, registryName, 'hosts.toml')
   const through = async (...urls: readonly string[]): Promise<void> =>
     writeNodeFile(hostsFile(), `server = "${urls.at(-1)}"\n${urls.slice(0, -1).map((url) => `[host."${url}"]\n  capabilities = ["pull", "resolve"]\n`).join('')}`)
   const metrics = async (): Promise<string> => (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text()
+
+  /** Of the latest pull of an image, by its log line: why other hosts did not serve. */
+  const passedOver = async (name: string): Promise<Readonly<Record<string, readonly string[]>>> => eventually(`the line about ${name}`, async () => {
+    const lines = (await readFile(node.shim.logFile, 'utf8')).split('\n').filter((line) => line.includes('"msg":"pulled"') && line.includes(`/t/${name}:1"`))
+    return lines.length < (pulls.get(name) ?? 0) ? undefined : (JSON.parse(lines.at(-1) ?? '{}') as { passedOver: Record<string, readonly string[]> }).passedOver
+  })
+  const pulls = new Map<string, number>()
+  const pullOne = async (name: (typeof names)[number]): Promise<void> => {
+    await pull(node, `${registryName}/t/${name}:1`)
+    pulls.set(name, (pulls.get(name) ?? 0) + 1)
+  }
+  const throughHole = async (port: number, settings = ''): Promise<string> => {
+    const host = `${hole.address}:${port}`
+    await writeNodeFile(hostsFile(), `server = "${second.url}"\n[host."http://${host}"]\ncapabilities = ["pull", "resolve"]\n${settings}`)
+    return host
+  }
+
+  it('costs a host whose packets vanish one connection, in this pull and the next ones, and says so', async () => {
+    const host = await throughHole(5000)
+    await pullOne('vanished')
+    const connections = await hole.connecting(5000)
+    assert.equal(connections.length, 1)
+    assert.deepEqual((await passedOver('vanished'))[host], ['no answer within 1 s, and another host was faster', 'it does not answer now (skipped)'])
+    await pullOne('next')
+    assert.deepEqual(await hole.connecting(5000), connections)
+    assert.deepEqual((await passedOver('next'))[host], ['it does not answer now (skipped)'])
+    // Of an image that is there only the name is asked for.
+    const other = await throughHole(5001)
+    await pullOne('next')
+    assert.deepEqual(await passedOver('next'), { [other]: ['no answer within 1 s, and another host was faster'] })
+  })
+
+  it('skips such a host once its time to connect is over: figures, log, listing and probes say why', async () => {
+    const host = await throughHole(5002, 'dial_timeout = "1200ms"\n')
+    await pullOne('opened')
+    await eventually('its breaker opens', async () => (await metrics()).includes(`cri_shim_registry_breaker_state{host="${host}",state="open"} 1`))
+    await pullOne('next')
+    const [why] = (await passedOver('next'))[host] ?? []
+    assert.match(why ?? '', /^no connection within 1\.2 s \(skipped for \d+ s\)$/)
+    const listed = await (await fetch(`http://127.0.0.1:${metricsPort}/pulls`)).json() as readonly { readonly image: string; readonly passedOver: Readonly<Record<string, readonly string[]>> }[]
+    assert.deepEqual(listed.findLast(({ image }) => image.includes('/t/next:1'))?.passedOver[host]?.[0], why)
+    const requests = (await metrics()).split('\n').filter((line) => line.startsWith('cri_shim_registry_requests_total') && line.includes(host))
+    assert.deepEqual(requests, [`cri_shim_registry_requests_total{host="${host}",result="unreachable"} 1`])
+    const { stdout, code } = await command(criShimBinary, ['mirrors', 'explain', '--probe', '--config', node.configFile, `${registryName}/t/next:1`])
+    assert.equal(code, 0)
+    assert.match(stdout, /no connection within 1\.2 s/)
+  })
 
   it('costs a black hole one connection, in this pull and the next ones', async () => {
     await through(deadUrl(), second.url)
@@ -109,5 +171,29 @@ describe('mirrors that fail', { skip: skipUnlessRoot }, () => {
     assert.match(await failureOf(pull(node, `${registryName}/t/stale:1`)), new RegExp(`^FAILED_PRECONDITION: ${hostsFile()}:3: skip_verify must be true or false`))
     await through(second.url)
     await pull(node, `${registryName}/t/stale:1`)
+  })
+
+  it('asks a host that was dead again when its time is over, and uses it when it is back', async () => {
+    const host = await throughHole(5003, 'dial_timeout = "300ms"\n')
+    // As the service has it, but for times that nobody waits for in a test.
+    const client = new RegistryClient({ ...noRegistrySettings, configPath: [node.certsDir], log: createLogger('fatal'), userAgent: 'test', env: {}, health: { headStartMs: 100, knownHeadStartMs: 100, skipMs: 200 } })
+    const servedBy = async (): Promise<string> => (await client.resolve(parseImageRef(`${registryName}/t/back:1`), null, node.ctx)).host
+    const state = (): string | undefined => client.hostStates().find(({ origin }) => origin.endsWith(host))?.state
+    try {
+      assert.equal(await servedBy(), `127.0.0.1:${second.port}`)
+      const [met] = await hole.connecting(5003)
+      await eventually('its breaker opens', async () => state() === 'open')
+      await eventually('it is asked again', async () => {
+        assert.equal(await servedBy(), `127.0.0.1:${second.port}`, 'nobody waits for it')
+        return (await hole.connecting(5003)).some((port) => port !== met)
+      })
+      await hole.revive()
+      await using revived = await startRegistry({ contentDir: node.contentDir, address: hole.address, port: 5003 })
+      await eventually('it is back in use', async () => await servedBy() === host)
+      assert.equal(state(), 'closed')
+      assert.ok(revived.requests.length > 0)
+    } finally {
+      client.close()
+    }
   })
 })
