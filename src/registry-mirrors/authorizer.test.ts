@@ -174,6 +174,32 @@ test('a redirect’s target and a token service’s redirect get no credential (
   assert.deepEqual([elsewhere.requests.length, ...authorizations(elsewhere)], [1, undefined])
 })
 
+test('a registry that redirects to another one: its anonymous token is fetched, and no credential goes there', async () => {
+  const [vanity, real] = [await registry(), await registry()]
+  const image = parseImageRef(`${vanity.host}/team/app:1.0`)
+  const auth = { username: 'user', password: 'hunter2' }
+  vanity.auth = { kind: 'basic', ...auth }
+  vanity.fault = ({ path: asked, headers }) => (headers.authorization === undefined ? undefined : { kind: 'redirect', location: `${real.url}${asked}` })
+  let issued = 0
+  real.auth = { kind: 'bearer', expiresIn: 300, check: ({ headers }) => (headers.authorization === undefined ? `token-${++issued}` : undefined) }
+  const some = client({ headers: { 'x-global': ['mirror-secret'] }, credentials: { [real.host]: { username: 'mirror', password: 'mirror-secret' } } })
+  assert.equal((await some.resolve(image, auth, ctx)).host, vanity.host)
+  assert.ok((await readBlob(some, image, auth)).equals(blobBytes))
+  assert.deepEqual(real.requests.map(({ method, path: asked, headers }) => `${method} ${asked.replace(/sha256:.*/, '')} ${headers.authorization ?? '-'}`), [
+    'HEAD /v2/team/app/manifests/1.0 -', 'GET /token -', 'HEAD /v2/team/app/manifests/1.0 Bearer token-1', 'GET /v2/team/app/blobs/ Bearer token-1',
+  ], 'the token is asked for once')
+  assert.ok(real.requests.every(({ headers }) => headers['x-global'] === undefined))
+  assert.deepEqual(authorizations(vanity), [undefined, basic('user', 'hunter2')])
+  real.validTokens.clear()
+  assert.ok((await readBlob(some, image, auth)).equals(blobBytes), 'a refused one is replaced')
+  // It wants more than that.
+  real.auth = { kind: 'bearer', check: () => undefined }
+  real.validTokens.clear()
+  await failure(readBlob(some, image, auth), Code.UNAUTHENTICATED, new RegExp(`${vanity.host}: redirects to ${real.host}: token service ${real.host}: gives no token without credentials`))
+  real.fault = ({ path: asked }) => (asked === '/token' ? { kind: 'status', status: 200, body: '{"token":"useless"}' } : undefined)
+  await failure(readBlob(some, image, auth), Code.UNAUTHENTICATED, new RegExp(`${vanity.host}: 401 unauthorized`))
+})
+
 test('no credential is sent to a token service elsewhere over plain HTTP', async () => {
   const [own, service] = [await registry(), await registry()]
   const image = parseImageRef(`${own.host}/team/app:1.0`)

@@ -21,6 +21,8 @@ export interface AuthScope {
   readonly host: RegistryHost
   readonly repository: string
   readonly credential: Credential
+  /** It is a host that nobody configured. */
+  readonly foreign?: boolean
   /** Told that the credential was refused. */
   readonly refused?: () => void
   readonly signal: AbortSignal
@@ -153,7 +155,7 @@ export class Authorizer {
   async #send(url: URL, what: { readonly method: 'GET' | 'POST'; readonly authorization?: string | undefined; readonly body?: string }, scope: AuthScope): Promise<IncomingMessage> {
     try {
       const answer = await this.#transport.send(scope.host, {
-        ...what, url, believed: true, signal: scope.signal, log: scope.log,
+        ...what, url, believed: true, foreign: scope.foreign ?? false, signal: scope.signal, log: scope.log,
         headers: { accept: 'application/json', ...(what.body === undefined ? {} : { 'content-type': 'application/x-www-form-urlencoded; charset=utf-8' }) },
       })
       return answer.response
@@ -199,6 +201,11 @@ export function stillUnauthorized(scope: AuthScope): HostFailure {
   return scope.credential.kind === 'none'
     ? new HostFailure('unauthenticated', withProblem('401 unauthorized: the image does not exist or needs credentials, and none are given', scope.credential))
     : new HostFailure('denied', '401 unauthorized: the image does not exist or the credentials do not allow to pull it')
+}
+
+/** Whether an answer says where a token can be had. */
+export function offersToken(response: IncomingMessage): boolean {
+  return parseChallenges(response.headersDistinct['www-authenticate'] ?? []).some(({ scheme }) => scheme === 'bearer')
 }
 
 function keyOf(scope: AuthScope): string {

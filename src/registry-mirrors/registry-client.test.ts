@@ -427,6 +427,25 @@ test('proxies', async () => {
   await failure(t.client({ env: { HTTPS_PROXY: 'socks5://user:hunter2@127.0.0.1:1' } }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /proxies of kind socks5 are not supported/)
 })
 
+test('a registry in plain HTTP that sends everybody on to its TLS is one registry, credential and all', async () => {
+  const [plain, secure] = [await t.registry(), await t.registry({ tls: t.certificates, askClientCertificate: true })]
+  const [proxy, tunnel] = [await FakeProxy.start(plain.port), await FakeProxy.start(secure.port)]
+  t.cleanups.push(() => proxy.close(), () => tunnel.close())
+  const env = { HTTP_PROXY: proxy.url, HTTPS_PROXY: tunnel.url }
+  const { caFile, clientCertFile, clientKeyFile } = t.certificates
+  const configPath = await t.certsD(`server = "http://registry.test"\nca = "${caFile}"\nclient = [["${clientCertFile}", "${clientKeyFile}"]]\n`)
+  plain.fault = ({ path: asked }) => ({ kind: 'redirect', location: `https://registry.test${asked}` })
+  secure.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
+  const some = t.client({ env, configPath })
+  await some.resolve(ref, { username: 'user', password: 'hunter2' }, ctx)
+  assert.ok((await t.readBlob(some, { auth: { username: 'user', password: 'hunter2' } })).bytes.equals(blobBytes))
+  // Not to another port: that may be somebody else's.
+  plain.fault = ({ path: asked }) => ({ kind: 'redirect', location: `https://registry.test:8443${asked}` })
+  secure.requests.length = 0
+  await failure(some.resolve(ref, { username: 'user', password: 'hunter2' }, ctx), Code.UNAVAILABLE, /wants a client certificate/)
+  assert.equal(secure.requests.length, 0)
+})
+
 test('an abort ends the sockets at once, with its own reason', async () => {
   const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)

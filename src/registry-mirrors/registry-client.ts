@@ -4,7 +4,7 @@ import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Logger } from '../observability/logger.ts'
-import { Authorizer, type AuthScope, stillUnauthorized } from './authorizer.ts'
+import { Authorizer, type AuthScope, offersToken, stillUnauthorized } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { type Credential, Credentials, type PullAuth, withProblem } from './credentials.ts'
@@ -332,16 +332,25 @@ export class RegistryClient {
         return redirected ? failure : withCredentialProblem(failure, credential)
       },
     })
-    const first = this.#authorizer.known(scope)
-    const answer = await this.#transport.send(host, { ...question, url, authorization: first, signal, log })
-    if (answer.response.statusCode !== 401 || answer.redirected) return answered(answer)
-    await discardBody(answer.response)
-    const second = await this.#authorizer.answer(answer.response, first, scope)
-    if (second === first) throw stillUnauthorized(scope)
-    const again = await this.#transport.send(host, { ...question, url, authorization: second, signal, log })
-    if (again.response.statusCode !== 401 || again.redirected) return answered(again)
-    await discardBody(again.response)
-    throw stillUnauthorized(scope)
+    let authorization = this.#authorizer.known(scope)
+    const authorizationAt = (target: URL): string | undefined => this.#authorizer.known(anonymousAt(target, scope))
+    for (let [met, metElsewhere] = [false, false]; ;) {
+      const answer = await this.#transport.send(host, { ...question, url, authorization, authorizationAt, signal, log })
+      const { response, redirected } = answer
+      if (response.statusCode !== 401 || (redirected && (metElsewhere || !offersToken(response)))) return answered(answer)
+      await discardBody(response)
+      if (redirected) {
+        metElsewhere = true
+        await this.#authorizer.answer(response, answer.authorization, anonymousAt(answer.url, scope)).catch((error: unknown) => {
+          throw error instanceof HostFailure ? error.with(`redirects to ${answer.url.host}: ${error.message}`) : error
+        })
+        continue
+      }
+      const next = met ? authorization : await this.#authorizer.answer(response, authorization, scope)
+      if (next === authorization) throw stillUnauthorized(scope)
+      met = true
+      authorization = next
+    }
   }
 
   /** Asks the hosts in order until one serves. Hosts in front of others get one chance, the last one some more. Each attempt has a signal of its own. */
@@ -435,6 +444,16 @@ function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes
   const expected = partial ? endBytes - positionBytes : sizeBytes
   if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
   return skip
+}
+
+/** Registries behind another name redirect to one that wants a token from everybody. Credentials are not for there: whoever redirects chose the host. */
+function anonymousAt(target: URL, scope: AuthScope): AuthScope {
+  const { host, signal, log } = scope
+  const there: RegistryHost = {
+    ...host, url: target.origin, protocol: target.protocol === 'http:' ? 'http' : 'https', host: target.host, apiRoot: '', headers: {}, tls: { ...host.tls, clientPairs: [] }, ownRegistry: false,
+  }
+  const repository = /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(target.pathname)?.[1] ?? scope.repository
+  return { host: there, repository, credential: { kind: 'none' }, foreign: true, signal, log }
 }
 
 /** A registry may say in many ways that it wants a credential: that there is none although one was meant to be belongs to the answer. */

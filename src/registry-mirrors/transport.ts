@@ -28,6 +28,10 @@ export interface OutgoingRequest {
   /** Plain request headers (Accept, Range). */
   readonly headers?: Readonly<Record<string, string>>
   readonly authorization?: string | undefined
+  /** The Authorization for a redirect's target of another origin. Default: none. */
+  readonly authorizationAt?: (url: URL) => string | undefined
+  /** For a host that nobody configured: the headers and client certificates of the settings are not for it. */
+  readonly foreign?: boolean
   readonly body?: string
   /** The answer is believed, not verified by digest: it must not come over plain HTTP when the question went over TLS. */
   readonly believed?: boolean
@@ -37,8 +41,12 @@ export interface OutgoingRequest {
 
 export interface Answer {
   readonly response: IncomingMessage
-  /** Whether it came from another origin than the one asked: its 401 is not the registry's. */
+  /** Where it came from. */
+  readonly url: URL
+  /** Whether that is another origin than the one asked: its 401 is not the registry's. */
   readonly redirected: boolean
+  /** What was sent there. */
+  readonly authorization: string | undefined
 }
 
 const maxRedirects = 5
@@ -69,10 +77,11 @@ export class Transport {
     const first = this.#withProtocol(host, request.url)
     let url = first
     for (let redirects = 0; ; redirects++) {
-      const sameOrigin = url.host === first.host && url.protocol === first.protocol
-      const response = await this.#sendOnce(host, url, sameOrigin, request)
+      const sameOrigin = isSameOrigin(first, url)
+      const authorization = sameOrigin ? request.authorization : request.authorizationAt?.(url)
+      const response = await this.#sendOnce(host, url, sameOrigin && request.foreign !== true, { ...request, authorization })
       const next = request.method === 'POST' ? undefined : await redirectTarget(response, url)
-      if (next === undefined) return { response, redirected: !sameOrigin }
+      if (next === undefined) return { response, url, redirected: !sameOrigin, authorization }
       await discardBody(response)
       if (redirects === maxRedirects) throw new HostFailure('server', `more than ${maxRedirects} redirects`)
       if (request.believed === true && url.protocol === 'https:' && next.protocol === 'http:') {
@@ -99,16 +108,17 @@ export class Transport {
     return copy
   }
 
-  async #sendOnce(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+  /** `own`: it is the configured host, and its headers and client certificates may go there. */
+  async #sendOnce(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
     try {
-      return await this.#exchangeFresh(host, url, sameOrigin, request)
+      return await this.#exchangeFresh(host, url, own, request)
     } catch (error) {
       request.signal.throwIfAborted()
-      if (url.protocol === 'https:' && host.protocol === 'https-or-http' && sameOrigin && speaksNoTls(error, host)) {
+      if (url.protocol === 'https:' && host.protocol === 'https-or-http' && own && speaksNoTls(error, host)) {
         this.#plain.set(host.host, Date.now() + rememberPlainMs)
         url.protocol = 'http:'
         request.log.debug({ registryHost: host.host }, 'the registry does not speak TLS: using plain HTTP')
-        return this.#sendOnce(host, url, sameOrigin, request)
+        return this.#sendOnce(host, url, own, request)
       }
       if (url.protocol === 'http:' && host.protocol === 'https-or-http') this.#plain.delete(host.host)
       throw failureOfError(error, host)
@@ -116,10 +126,10 @@ export class Transport {
   }
 
   /** A kept connection may have been closed by the other side just now: that says nothing about the host, so ask again. */
-  async #exchangeFresh(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+  async #exchangeFresh(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
     for (let stale = 0; ; stale++) {
       try {
-        return await this.#exchange(host, url, sameOrigin, request)
+        return await this.#exchange(host, url, own, request)
       } catch (error) {
         if (!(error instanceof StaleConnection)) throw error
         if (stale >= 3 || request.signal.aborted) throw error.cause
@@ -127,11 +137,11 @@ export class Transport {
     }
   }
 
-  async #exchange(host: RegistryHost, url: URL, sameOrigin: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+  async #exchange(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
     request.signal.throwIfAborted()
-    const agent = await this.#agentFor(url, host.tls, sameOrigin)
+    const agent = await this.#agentFor(url, host.tls, own)
     request.signal.throwIfAborted()
-    const secret: OutgoingHttpHeaders = sameOrigin ? { ...merged(this.#options.headers, host.headers), ...authorizationOf(request) } : {}
+    const secret: OutgoingHttpHeaders = { ...(own ? merged(this.#options.headers, host.headers) : {}), ...authorizationOf(request) }
     const headers = { ...withoutOverridden({ 'user-agent': this.#options.userAgent, 'accept-encoding': 'identity', ...request.headers }, secret), ...secret }
     const started = performance.now()
     const response = await dispatch(url, { agent, headers, request, dialTimeoutMs: host.dialTimeoutMs, headerTimeoutMs: this.#options.headerTimeoutMs })
@@ -142,11 +152,11 @@ export class Transport {
     return response
   }
 
-  async #agentFor(url: URL, tls: HostTls, sameOrigin: boolean): Promise<http.Agent> {
+  async #agentFor(url: URL, tls: HostTls, own: boolean): Promise<http.Agent> {
     const proxy = proxyFor(url, this.#options.env)
     const secure = url.protocol === 'https:'
     // A client certificate is a credential: it goes to the host that it was configured for.
-    const material = secure ? await this.#tls.load(tls, sameOrigin) : undefined
+    const material = secure ? await this.#tls.load(tls, own) : undefined
     if (this.#closed) throw new HostFailure('unreachable', 'the service is shutting down')
     const key = `${material?.id ?? 'http'} ${proxy ?? ''}`
     const known = this.#agents.get(key)
@@ -223,6 +233,12 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
 /** Through a proxy the socket arrives when its tunnel stands. `secureConnecting` is not in Node's documentation, hence the doubt. */
 function isConnecting(socket: Socket & { readonly secureConnecting?: boolean }): boolean {
   return socket.connecting || socket.secureConnecting === true
+}
+
+/** The same host in TLS is no other one: that is where registries send those who ask them in plain HTTP. */
+function isSameOrigin(first: URL, url: URL): boolean {
+  if (url.host === first.host && url.protocol === first.protocol) return true
+  return first.protocol === 'http:' && url.protocol === 'https:' && url.hostname === first.hostname && first.port === '' && url.port === ''
 }
 
 async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL | undefined> {
