@@ -41,10 +41,12 @@ test('lines: each event once', () => {
   assert.deepEqual(changes(third, fourth), ['sha256:bbbbbbbbbbbb: unpacked'])
 })
 
-test('the summary says who served what', () => {
+test('the summary says who served what, and why others did not', () => {
   const pull = view({ digest: digest('f'), resolvedBy: 'one', documentsFrom: ['one', 'two'], layers: [layer('a', { from: { one: 4 * mib, two: 6 * mib } }), layer('b', { from: { two: 2048 } }), layer('c', { state: 'present' })] })
   assert.deepEqual(summary(pull), [`name resolved by one: ${digest('f')}`, 'manifest and configuration from one, two', 'one served 4.0 MiB of 1 layer', 'two served 6.0 MiB of 2 layers', '1 layer was there already'])
   assert.deepEqual(summary(view()), [])
+  const passedOver = { 'dead.example': ['connection refused', 'connection refused (skipped for 15 s)'], 'poor.example': ['404 not found', 'only 5 bytes arrived in 30 s'] }
+  assert.deepEqual(summary(view({ passedOver })), ['dead.example was passed over: connection refused', 'poor.example was passed over: 404 not found; only 5 bytes arrived in 30 s'])
 })
 
 test('the pull that a call is part of', () => {

@@ -56,7 +56,7 @@ export function changes(before: PullView | undefined, after: PullView): string[]
   return lines
 }
 
-/** At the end: who served what. */
+/** At the end: who served what, and why others did not. */
 export function summary(pull: PullView): string[] {
   const lines: string[] = []
   if (pull.resolvedBy !== undefined) lines.push(`name resolved by ${pull.resolvedBy}: ${pull.digest ?? ''}`)
@@ -71,6 +71,7 @@ export function summary(pull: PullView): string[] {
   for (const [host, { layers, bytes }] of hosts) lines.push(`${host} served ${size(bytes)} of ${layers} ${layers === 1 ? 'layer' : 'layers'}`)
   const present = pull.layers.filter((layer) => Object.keys(layer.from).length === 0).length
   if (present > 0) lines.push(`${present} ${present === 1 ? 'layer was' : 'layers were'} there already`)
+  for (const [host, reasons] of Object.entries(pull.passedOver)) lines.push(`${host} was passed over: ${reasons.filter((reason, index) => !reasons.slice(0, index).some((earlier) => reason.startsWith(earlier))).join('; ')}`)
   return lines
 }
 
