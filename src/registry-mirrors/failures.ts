@@ -166,6 +166,11 @@ export function failureOfError(error: unknown, host: RegistryHost): HostFailure 
   if (errno?.startsWith('HPE_') === true) return new HostFailure('unreachable', `it does not answer in HTTP (${errno})`, { cause: error })
   // An image may be named after 1.2.b.3, which is no host name for a URL. Without its cause, which holds the URL.
   if (errno === 'ERR_INVALID_URL') return new HostFailure('config', 'it is not a host name')
+  // Those of a hosts.toml were looked at when it was read.
+  if (errno === 'ERR_INVALID_HTTP_TOKEN' || errno === 'ERR_INVALID_CHAR') {
+    const name = /\["(.*)"\]$/s.exec(messageOf(error))?.[1] ?? ''
+    return new HostFailure('config', `header "${safeText(name, 60)}" of registry.headers is not one that HTTP allows`)
+  }
   if (errno === 'ERR_PROXY_TUNNEL') return new HostFailure('unreachable', 'the HTTP proxy refused the connection', { cause: error })
   return new HostFailure('unreachable', errno ?? safeText(messageOf(error)), { cause: error })
 }

@@ -6,7 +6,7 @@ import { parseGoDuration } from '../config/go-duration.ts'
 import { type Position, scanTomlPositions, type TomlPositions } from '../config/toml-positions.ts'
 import { CriError, Code, messageOf } from '../errors/cri-error.ts'
 import { type HostAddress, parseHostUrl } from './host-url.ts'
-import { type Capability, type Headers, type HostTls, allCapabilities } from './registry-host.ts'
+import { type Capability, type Headers, type HostTls, allCapabilities, requestHeaders } from './registry-host.ts'
 
 /** What can be said of one host, at the root of the file (for `server`) or under `[host."URL"]`. */
 export interface HostSettings {
@@ -220,6 +220,7 @@ class Reader {
         const here = [...at, name]
         if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) throw this.#bad(here, `"${clip(name)}" is not a header name`)
         const values = typeof item === 'string' ? [item] : this.#strings(item, here, `header "${clip(name)}" must be a string or an array of strings`)
+        if (requestHeaders.has(name.toLowerCase())) this.#warn(here, `header "${clip(name)}" is not used: it belongs to the request itself`)
         // The value is not shown: headers carry credentials.
         if (values.some((text) => /[^\t\x20-\x7e\x80-\xff]/.test(text))) throw this.#bad(here, `header "${clip(name)}" has a character that headers must not have`)
         return [name, values]

@@ -272,6 +272,31 @@ test('redirects go without credentials and headers to another host, with them to
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /redirects to a file: address/)
 })
 
+test('headers of the settings add to a request and do not change what is asked', async () => {
+  const one = await t.registry()
+  const upset = 'Accept = "text/html"\nRange = "bytes=0-1"\nAccept-Encoding = "gzip"\nHost = "other.example"\ncontent-length = "5"\nTransfer-Encoding = "chunked"\nConnection = "close"\nUser-Agent = "mine"\nx-custom = "1"\n'
+  const some = t.client({ configPath: await t.certsD(`server = "${one.url}"\n[header]\n${upset}`), headers: { accept: ['text/plain'], Expect: ['100-continue'] } })
+  assert.deepEqual((await some.resolve(ref, null, ctx)).descriptor, manifest)
+  assert.deepEqual((await some.fetchManifest(ref, manifest, null, ctx)).bytes, manifestBytes)
+  assert.ok((await t.readBlob(some, { offsetBytes: 7 })).bytes.equals(blobBytes.subarray(7)))
+  for (const { headers } of one.requests) {
+    assert.deepEqual([headers['accept-encoding'], headers.host, headers['content-length'], headers['transfer-encoding'], headers['expect'], headers['user-agent'], headers['x-custom']], ['identity', one.host, undefined, undefined, undefined, 'mine', '1'])
+    assert.match(headers.accept ?? '', /^application\/vnd\./)
+  }
+  assert.deepEqual(one.requests.map(({ headers }) => headers.range), [undefined, undefined, 'bytes=7-'])
+  assert.equal(one.connections, 1)
+  for (const name of ['Accept', 'Range', 'Accept-Encoding', 'Host', 'content-length', 'Transfer-Encoding', 'Connection']) assert.match(t.logged, new RegExp(`hosts\\.toml:\\d+: header \\\\"${name}\\\\" is not used`))
+})
+
+test('a header of the settings that HTTP does not allow is told', async () => {
+  const one = await t.registry()
+  for (const headers of [{ 'x y': ['header-secret'] }, { 'x-z': ['header-secret\n'] }]) {
+    const name = Object.keys(headers)[0] ?? ''
+    await failure(t.client({ headers }).resolve(parseImageRef(`${one.host}/team/app:1.0`), null, ctx), Code.FAILED_PRECONDITION, new RegExp(`header "${name}" of registry\\.headers is not one that HTTP allows`))
+  }
+  assert.equal(one.requests.length, 0)
+})
+
 test('the pull secret goes to the image’s own registry only', async () => {
   const [mirror, own] = [await t.registry(), await t.registry()]
   own.auth = { kind: 'basic', username: 'user', password: 'hunter2' }

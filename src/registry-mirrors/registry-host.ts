@@ -17,6 +17,11 @@ export interface HostTls {
 /** Header names in the case they were written in, each with its values. */
 export type Headers = Readonly<Record<string, readonly string[]>>
 
+/** Headers, in lower case, that are the request's own: settings cannot name them. */
+export const requestHeaders: ReadonlySet<string> = new Set([
+  'accept', 'accept-encoding', 'connection', 'content-length', 'content-type', 'expect', 'host', 'keep-alive', 'range', 'te', 'trailer', 'transfer-encoding', 'upgrade',
+])
+
 /** One place where a registry's content can be had. */
 export interface RegistryHost {
   /** `https://mirror.example:5000/v2/proxy`: scheme, authority and API root. Without query or credentials: fit for logs. */

@@ -7,7 +7,7 @@ import { discardBody } from './body-reader.ts'
 import { failureOfError, HostFailure, isNotTls } from './failures.ts'
 import { isLoopback, portOf } from './host-url.ts'
 import { proxyFor } from './proxy.ts'
-import type { Headers, HostTls, RegistryHost } from './registry-host.ts'
+import { type Headers, type HostTls, type RegistryHost, requestHeaders } from './registry-host.ts'
 import { SocketReads } from './socket-reads.ts'
 import { TlsLoader } from './tls-material.ts'
 
@@ -142,7 +142,7 @@ export class Transport {
     const agent = await this.#agentFor(url, host.tls, own)
     request.signal.throwIfAborted()
     const secret: OutgoingHttpHeaders = { ...(own ? merged(this.#options.headers, host.headers) : {}), ...authorizationOf(request) }
-    const headers = { ...withoutOverridden({ 'user-agent': this.#options.userAgent, 'accept-encoding': 'identity', ...request.headers }, secret), ...secret }
+    const headers = { 'user-agent': this.#options.userAgent, ...secret, 'accept-encoding': 'identity', ...request.headers }
     const started = performance.now()
     const response = await dispatch(url, { agent, headers, request, dialTimeoutMs: host.dialTimeoutMs, headerTimeoutMs: this.#options.headerTimeoutMs })
     request.log.debug(
@@ -272,18 +272,18 @@ function authorizationOf(request: OutgoingRequest): OutgoingHttpHeaders {
   return request.authorization === undefined ? {} : { authorization: request.authorization }
 }
 
-/** Both tables under lower-case names; a name that is in both sends both values, as containerd does, except Authorization and User-Agent. */
+/**
+ * Both tables under lower-case names; a name that is in both sends both values, as containerd does, except Authorization and User-Agent.
+ * What a request says of itself is not for settings to change.
+ */
 function merged(global: Headers, host: Headers): Record<string, string[] | string> {
   const all: Record<string, string[]> = {}
   for (const [name, values] of [...Object.entries(global), ...Object.entries(host)]) {
     const key = name.toLowerCase()
+    if (requestHeaders.has(key)) continue
     all[key] = key === 'authorization' || key === 'user-agent' ? [...values] : [...(all[key] ?? []), ...values]
   }
   return Object.fromEntries(Object.entries(all).map(([key, values]) => [key, values.length === 1 ? (values[0] ?? '') : values]))
-}
-
-function withoutOverridden(plain: Record<string, string>, by: OutgoingHttpHeaders): Record<string, string> {
-  return Object.fromEntries(Object.entries(plain).filter(([name]) => !Object.hasOwn(by, name.toLowerCase()) || ['accept', 'range', 'content-type'].includes(name.toLowerCase())))
 }
 
 function proxyOptions(proxy: string | undefined): { readonly proxyEnv?: Record<string, string> } {
