@@ -12,6 +12,7 @@ import { RootfsMounts } from '../container/rootfs-mounts.ts'
 import { StdinHolders } from '../container/stdin.ts'
 import type { ContainerDeps } from '../container/deps.ts'
 import { Containerd } from '../containerd/containerd.ts'
+import { mayUseVerity } from '../containerd/verity.ts'
 import { TaskTeardown } from '../containerd/task-teardown.ts'
 import { CriError } from '../errors/cri-error.ts'
 import { ImageCatalog } from '../image-service/catalog.ts'
@@ -238,10 +239,11 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
       await facts.refresh()
       features.forget()
       userNamespaces.forget()
+      const link = !await mayUseVerity((await containerd.introspection.version(ctx)).version)
       for (const plugin of await containerd.introspection.plugins(ctx, ['type==io.containerd.snapshotter.v1', 'type==io.containerd.content.v1,id==content'])) {
         const root = plugin.exports['root']
         if (root === undefined || root === '') continue
-        if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root, { link: true })
+        if (plugin.type === 'io.containerd.content.v1') containerd.content.writeBelow(root, { link })
         else snapshotterRoots.set(plugin.id, root)
       }
       await recovered()

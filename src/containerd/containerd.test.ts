@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdtempDisposable, readFile } from 'node:fs/promises'
+import { mkdtempDisposable, readdir, readFile, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
@@ -58,10 +58,10 @@ describe('against a real containerd', { skip }, () => {
     return digest
   }
 
-  for (const way of ['through Content.Write', 'into the file of the ingest'] as const) describe(`content, ${way}`, () => {
+  for (const way of ['through Content.Write', 'into the file of the ingest', 'as the blob itself'] as const) describe(`content, ${way}`, () => {
     const direct = way !== 'through Content.Write'
     const large = 2 * 1024 * 1024
-    before(() => containerd.content.writeBelow(direct ? join(process_.root, 'io.containerd.content.v1.content') : undefined))
+    before(() => containerd.content.writeBelow(direct ? join(process_.root, 'io.containerd.content.v1.content') : undefined, { link: way === 'as the blob itself' }))
     after(() => containerd.content.writeBelow(undefined))
 
     it('goes on with an interrupted write where it stopped, and begins anew when told to', async () => {
@@ -184,6 +184,108 @@ describe('against a real containerd', { skip }, () => {
       await containerd.content.delete(ctx, sha256(Buffer.alloc(0)))
       const digest = await blob(Buffer.alloc(0))
       assert.equal((await containerd.content.read(ctx, digest, 10)).length, 0)
+    })
+  })
+
+  describe('content that becomes a blob as it was written', () => {
+    const large = 4 * 1024 * 1024
+    const store = (): string => join(process_.root, 'io.containerd.content.v1.content')
+    before(() => containerd.content.writeBelow(store(), { link: true }))
+    after(() => containerd.content.writeBelow(undefined))
+    const ingests = async (): Promise<string[]> => (await readdir(join(store(), 'ingest'), { recursive: true })).filter((name) => name.endsWith('/data'))
+
+    it('is not read by containerd, and leaves no ingest behind', async () => {
+      const data = randomBytes(large)
+      const options = { ref: 'as-it-is', digest: sha256(data), sizeBytes: data.length, lease }
+      const before = await ingests()
+      const writer = await containerd.content.openWriter(ctx, options)
+      assert.ok(writer)
+      await writer.write(data)
+      const readBefore = await bytesRead(process_.pid)
+      await writer.commit({ 'test/label': 'yes' })
+      assert.ok(await bytesRead(process_.pid) - readBefore < large / 2)
+      assert.equal((await containerd.content.info(ctx, options.digest))?.labels['test/label'], 'yes')
+      await writer.close()
+      const { mode, nlink, size } = await stat(join(store(), 'blobs/sha256', options.digest.slice('sha256:'.length)))
+      assert.deepEqual([mode & 0o777, nlink, size], [0o444, 1, large])
+      assert.deepEqual(await ingests(), before)
+      assert.deepEqual((await containerd.content.statuses(ctx)).filter(({ ref }) => ref.includes('as-it-is') || ref.includes(options.digest)), [])
+    })
+
+    it('may be written out of order, and in several goes', async () => {
+      const data = randomBytes(large)
+      const options = { ref: 'in-parts', digest: sha256(data), sizeBytes: data.length, lease }
+      const first = await containerd.content.openWriter(ctx, options)
+      assert.ok(first)
+      await first.write(data.subarray(0, 1000))
+      await first.close()
+      const second = await containerd.content.openWriter(ctx, options)
+      assert.ok(second)
+      assert.equal(second.offsetBytes, 1000)
+      await second.writeAt(data.subarray(3_000_000), 3_000_000)
+      await second.write(data.subarray(1000, 3_000_000))
+      second.filledTo(large)
+      const readBefore = await bytesRead(process_.pid)
+      await second.commit({})
+      assert.ok(await bytesRead(process_.pid) - readBefore < large / 2)
+      await second.close()
+      assert.ok((await containerd.content.read(ctx, options.digest, large)).equals(data))
+    })
+
+    it('is hashed anew after a truncation', async () => {
+      const data = randomBytes(large)
+      const options = { ref: 'anew', digest: sha256(data), sizeBytes: data.length, lease }
+      const writer = await containerd.content.openWriter(ctx, options)
+      assert.ok(writer)
+      await writer.write(randomBytes(1000))
+      await writer.truncate()
+      await writer.write(data)
+      const readBefore = await bytesRead(process_.pid)
+      await writer.commit({})
+      assert.ok(await bytesRead(process_.pid) - readBefore < large / 2)
+      await writer.close()
+    })
+
+    it('is taken from another namespace that has it, with labels of its own', async () => {
+      const other = new Containerd({ address: `unix://${process_.socket}`, namespace: 'other', metrics: createMetrics() })
+      await using _ = { [Symbol.asyncDispose]: async () => other.close() }
+      await other.client.waitForReady(10_000)
+      await other.leases.create(ctx, lease, 3_600_000)
+      const data = randomBytes(large)
+      const digest = sha256(data)
+      const theirs = await other.content.openWriter(ctx, { ref: 'theirs', digest, sizeBytes: large, lease })
+      const ours = await containerd.content.openWriter(ctx, { ref: 'ours', digest, sizeBytes: large, lease })
+      assert.ok(theirs !== undefined && ours !== undefined)
+      await ours.write(data)
+      await theirs.write(data)
+      await theirs.commit({ 'test/label': 'theirs' })
+      await theirs.close()
+      await ours.commit({ 'test/label': 'ours' })
+      await ours.close()
+      assert.deepEqual([(await containerd.content.info(ctx, digest))?.labels, (await other.content.info(ctx, digest))?.labels], [{ 'test/label': 'ours' }, { 'test/label': 'theirs' }])
+    })
+
+    it('is read by a containerd whose namespaces share nothing', async () => {
+      await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-containerd-'))
+      const isolated = await startContainerd({ dir: dir.path, config: '[plugins."io.containerd.metadata.v1.bolt"]\n  content_sharing_policy = "isolated"\n' })
+      await using _ = { [Symbol.asyncDispose]: async () => assert.deepEqual(leakLines(await isolated.stop()), []) }
+      const api = new Containerd({ address: `unix://${isolated.socket}`, namespace: 'test', metrics: createMetrics() })
+      await using __ = { [Symbol.asyncDispose]: async () => api.close() }
+      await api.client.waitForReady(10_000)
+      await api.leases.create(ctx, lease, 3_600_000)
+      api.content.writeBelow(join(isolated.root, 'io.containerd.content.v1.content'), { link: true })
+      for (const ref of ['first', 'second']) {
+        const data = randomBytes(large)
+        const options = { ref, digest: sha256(data), sizeBytes: large, lease }
+        const writer = await api.content.openWriter(ctx, options)
+        assert.ok(writer)
+        await writer.write(data)
+        await writer.commit({ 'test/label': ref })
+        await writer.close()
+        assert.equal((await api.content.info(ctx, options.digest))?.labels['test/label'], ref)
+        assert.ok((await api.content.read(ctx, options.digest, large)).equals(data))
+        assert.deepEqual(await api.content.statuses(ctx), [])
+      }
     })
   })
 

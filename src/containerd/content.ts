@@ -4,7 +4,7 @@ import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
 import { content_WriteAction, type content_Info, type content_Status, type content_WriteContentRequest, type content_WriteContentResponse } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
-import type { Ctx } from '../observability/context.ts'
+import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ContainerdClient, TypedUpload } from './client.ts'
 import { IngestFile } from './ingest-file.ts'
 import { messageBytes, WriteMessages } from './write-messages.ts'
@@ -30,10 +30,17 @@ const pieceBytes = 1024 * 1024
 /** Blobs of less than this go through Content.Write: a second call for the commit costs more than it saves. */
 const directFromBytes = 1024 * 1024
 
+/** containerd's local content store as it can be seen from here. */
+interface LocalStore {
+  readonly root: string
+  /** Whether containerd takes a blob that is in the store already: not when its namespaces share nothing (`content_sharing_policy`). */
+  links: boolean
+}
+
 /** containerd's content store: blobs by digest. */
 export class ContentService {
   readonly #client: ContainerdClient
-  #root: string | undefined
+  #store: LocalStore | undefined
 
   constructor(client: ContainerdClient) {
     this.#client = client
@@ -41,15 +48,16 @@ export class ContentService {
 
   /**
    * Where containerd's local content store is, on a disk that we see too: large blobs are then written there, into the ingest that containerd has
-   * opened (see IngestFile), and read from there. Undefined: everything goes through Content.Write and Content.Read.
+   * opened (see IngestFile), and read from there. Undefined: everything goes through Content.Write and Content.Read. `link`: what was hashed as it was
+   * written is put among the blobs, and containerd told of it; otherwise containerd reads it. Default: false.
    */
-  writeBelow(root: string | undefined): void {
-    this.#root = root
+  writeBelow(root: string | undefined, { link = false }: { readonly link?: boolean } = {}): void {
+    this.#store = root === undefined ? undefined : { root, links: link }
   }
 
   /** Where the content store is, when it can be seen from here. */
   get root(): string | undefined {
-    return this.#root
+    return this.#store?.root
   }
 
   /** Undefined when the blob is not there. */
@@ -86,7 +94,7 @@ export class ContentService {
    * hashed it, and a file that is open stays. NOT_FOUND when it is not there.
    */
   async *stream(ctx: Ctx, digest: string): AsyncGenerator<Buffer, void, undefined> {
-    const file = this.#root === undefined ? undefined : await openBlob(this.#root, digest)
+    const file = this.#store === undefined ? undefined : await openBlob(this.#store.root, digest)
     if (file !== undefined) {
       await using open = file
       const buffer = Buffer.allocUnsafeSlow(pieceBytes)
@@ -132,7 +140,7 @@ export class ContentService {
       const writer = new ContentWriter(this.#client, ctx, options)
       try {
         await writer.open()
-        if (this.#root !== undefined && options.sizeBytes >= directFromBytes && options.direct !== false) await writer.writeBelow(this.#root)
+        if (this.#store !== undefined && options.sizeBytes >= directFromBytes && options.direct !== false) await writer.writeBelow(this.#store)
         return writer
       } catch (error) {
         await writer.close()
@@ -169,6 +177,9 @@ export class ContentWriter {
   #waiters: { readonly ready: () => boolean; readonly resolve: () => void; readonly reject: (error: unknown) => void }[] = []
   #lastAnswer: content_WriteContentResponse | undefined
   #file: IngestFile | undefined
+  #store: LocalStore | undefined
+  /** The blob is there under its digest: the ingest is needed no more. */
+  #isLinked = false
   readonly #ended = Promise.withResolvers<void>()
   #finishing = false
 
@@ -208,8 +219,9 @@ export class ContentWriter {
   }
 
   /** From here on bytes go into the file of the ingest; this call keeps its lock. Nothing changes when the file cannot be found. */
-  async writeBelow(contentRoot: string): Promise<void> {
-    this.#file = await IngestFile.open(contentRoot, this.#client.namespace, this.#options.ref, this.#sent)
+  async writeBelow(store: LocalStore): Promise<void> {
+    this.#store = store
+    this.#file = await IngestFile.open(store.root, this.#client.namespace, this.#options.ref, this.#sent, store.links ? blobName(this.#options.digest)?.algorithm : undefined)
   }
 
   /** Takes the next bytes, whose memory may be used again when this resolves. */
@@ -291,16 +303,55 @@ export class ContentWriter {
     }
   }
 
-  /** The ingest is let go and opened once more, which makes containerd read it. */
   async #commitFile(file: IngestFile, labels: Readonly<Record<string, string>>): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure
+    const store = this.#store
+    if (store?.links === true && await this.#link(file, store, labels)) return
+    await this.#commitReread(file, labels)
+  }
+
+  /** What was written becomes a blob as it is. False when it does not: nothing has changed then. */
+  async #link(file: IngestFile, store: LocalStore, labels: Readonly<Record<string, string>>): Promise<boolean> {
+    const { digest, sizeBytes } = this.#options
+    const name = blobName(digest)
+    if (name === undefined || !await file.linkAs(join(store.root, 'blobs', name.algorithm, name.hex), sizeBytes, name.hex)) return false
+    // From here on it is seen through: nobody would know of the blob.
+    const ctx = withSignal(this.#ctx, AbortSignal.timeout(commitMs))
+    const content = new ContentService(this.#client)
+    const ref = `linked-${digest}`
+    const second = await content.openWriter(ctx, { ...this.#options, ref, direct: false })
+    if (second === undefined) await content.setLabels(ctx, digest, labels)
+    else {
+      try {
+        if (second.offsetBytes !== sizeBytes) {
+          store.links = false
+          ctx.log.info({ digest }, 'containerd does not take a blob that is in its store already (content_sharing_policy): from now on it reads what was written')
+          await second.#finish()
+          await content.abort(ctx, ref)
+          return false
+        }
+        await second.commit(labels)
+      } finally {
+        await second.close()
+      }
+    }
+    this.#isLinked = true
+    return true
+  }
+
+  /** The ingest is let go: containerd lets go of the lock before it ends the call. */
+  async #finish(): Promise<void> {
+    this.#finishing = true
+    this.#call.finish()
+    await this.#ended.promise
+  }
+
+  /** The ingest is let go and opened once more, which makes containerd read it. */
+  async #commitReread(file: IngestFile, labels: Readonly<Record<string, string>>): Promise<void> {
     const { digest, sizeBytes } = this.#options
     this.#file = undefined
     await file.close()
-    if (this.#failure !== undefined) throw this.#failure
-    this.#finishing = true
-    this.#call.finish()
-    // containerd lets go of the lock before it ends the call.
-    await this.#ended.promise
+    await this.#finish()
     const content = new ContentService(this.#client)
     const second = await content.openWriter(this.#ctx, { ...this.#options, direct: false })
     if (second === undefined) {
@@ -325,7 +376,19 @@ export class ContentWriter {
     this.#file = undefined
     // The lock of the ingest goes with the call: nothing may be written after that.
     await file?.close()
+    if (this.#isLinked) await this.#dropIngest()
     this.#call.cancel()
+  }
+
+  async #dropIngest(): Promise<void> {
+    const { ref, digest } = this.#options
+    const ctx = withSignal(this.#ctx, AbortSignal.timeout(answerMs))
+    try {
+      await this.#finish()
+      await new ContentService(this.#client).abort(ctx, ref)
+    } catch (error) {
+      ctx.log.warn({ err: error, digest }, 'cannot remove what a blob was written into: it goes with the lease of its pull')
+    }
   }
 
   #send(message: Init<content_WriteContentRequest> | Buffer): void {
@@ -365,11 +428,17 @@ export class ContentWriter {
 
 /** Undefined when there is no such file: another content store, another layout, or not there. */
 async function openBlob(root: string, digest: string): Promise<FileHandle | undefined> {
-  const [, algorithm, hex] = /^(sha256|sha384|sha512):([0-9a-f]+)$/.exec(digest) ?? []
-  if (algorithm === undefined || hex === undefined) return undefined
+  const name = blobName(digest)
+  if (name === undefined) return undefined
   try {
-    return await openFile(join(root, 'blobs', algorithm, hex), 'r')
+    return await openFile(join(root, 'blobs', name.algorithm, name.hex), 'r')
   } catch {
     return undefined
   }
+}
+
+/** What a blob's file is called. Undefined for a digest that no store has. */
+function blobName(digest: string): { readonly algorithm: string; readonly hex: string } | undefined {
+  const [, algorithm, hex] = /^(sha256|sha384|sha512):([0-9a-f]+)$/.exec(digest) ?? []
+  return algorithm === undefined || hex === undefined ? undefined : { algorithm, hex }
 }

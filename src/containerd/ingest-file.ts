@@ -1,10 +1,14 @@
-import { type FileHandle, open, readdir, readFile } from 'node:fs/promises'
+import { createHash, type Hash } from 'node:crypto'
+import { type FileHandle, link, open, readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { errnoOf } from '../errors/cri-error.ts'
 import { fromNodeError } from '../linux/errno.ts'
 
+const readBytes = 1024 * 1024
+
 /**
- * The data file of an ingest that containerd has opened for us, written without containerd in between. That is safe because nothing is
- * believed of it: the ingest's lock is ours while this is open, and before the commit containerd reads the whole file and compares its digest.
+ * The data file of an ingest that containerd has opened for us, written without containerd in between. The ingest's lock is ours while this is open.
+ * Before it becomes a blob its bytes are compared with the digest: by containerd, which reads the whole file, or as they are written here.
  */
 export class IngestFile {
   readonly #file: FileHandle
@@ -13,24 +17,29 @@ export class IngestFile {
   readonly #writing = new Set<Promise<void>>()
   /** Bytes were written behind a gap. */
   #hasGap = false
+  readonly #algorithm: string | undefined
+  #hash: Hash | undefined
+  #hashedBytes = 0
 
-  private constructor(file: FileHandle, path: string, offsetBytes: number) {
+  private constructor(file: FileHandle, path: string, offsetBytes: number, algorithm: string | undefined) {
     this.#file = file
     this.#path = path
     this.#writtenBytes = offsetBytes
+    this.#algorithm = algorithm
+    if (algorithm !== undefined) this.#hash = createHash(algorithm)
   }
 
   /**
    * Finds the ingest below the directory of containerd's local content store. Undefined when it is not there with the size that containerd
-   * told: the content store is another one, has another layout, or is not visible from here.
+   * told: the content store is another one, has another layout, or is not visible from here. `algorithm` (sha256, …): what is written is hashed by it.
    */
-  static async open(contentRoot: string, namespace: string, ref: string, offsetBytes: number): Promise<IngestFile | undefined> {
+  static async open(contentRoot: string, namespace: string, ref: string, offsetBytes: number, algorithm?: string): Promise<IngestFile | undefined> {
     const path = await findData(join(contentRoot, 'ingest'), namespace, ref)
     if (path === undefined) return undefined
     const file = await open(path, 'r+').catch(() => undefined)
     if (file === undefined) return undefined
-    const stat = await file.stat().catch(() => undefined)
-    if (stat?.isFile() === true && stat.size === offsetBytes) return new IngestFile(file, path, offsetBytes)
+    const found = await file.stat().catch(() => undefined)
+    if (found?.isFile() === true && found.size === offsetBytes) return new IngestFile(file, path, offsetBytes, algorithm)
     await file.close()
     return undefined
   }
@@ -43,7 +52,13 @@ export class IngestFile {
   /** Writes the next bytes, whose memory may be used again when this resolves. One at a time. */
   async write(chunk: Uint8Array): Promise<void> {
     await this.#tracked(async () => {
-      await this.#put(chunk, this.#writtenBytes)
+      const writing = this.#put(chunk, this.#writtenBytes)
+      // Beside the write, which another thread does; after a gap the rest is read at the end.
+      if (this.#hash !== undefined && this.#hashedBytes === this.#writtenBytes) {
+        this.#hash.update(chunk)
+        this.#hashedBytes += chunk.length
+      }
+      await writing
       this.#writtenBytes += chunk.length
     })
   }
@@ -63,6 +78,40 @@ export class IngestFile {
   async truncate(): Promise<void> {
     await this.#cut(0)
     this.#writtenBytes = 0
+    this.#hashedBytes = 0
+    if (this.#algorithm !== undefined) this.#hash = createHash(this.#algorithm)
+  }
+
+  /**
+   * Gives the file, whose bytes are on the disk then, the name `path` as well: true when it was filled up to `sizeBytes`, has this digest (hex), and is under
+   * that name now or a file of that size was before. Nothing is written after this.
+   */
+  async linkAs(path: string, sizeBytes: number, digest: string): Promise<boolean> {
+    await Promise.allSettled(this.#writing)
+    if (this.#hasGap || this.#writtenBytes !== sizeBytes || await this.#digest() !== digest) return false
+    // A blob that is not on the disk yet and has its name would be believed after a power cut.
+    await this.#file.sync()
+    await this.#file.chmod(0o444)
+    try {
+      await link(this.#path, path)
+      return true
+    } catch (error) {
+      return errnoOf(error) === 'EEXIST' && (await stat(path).catch(() => undefined))?.size === sizeBytes
+    }
+  }
+
+  async #digest(): Promise<string | undefined> {
+    const hash = this.#hash
+    this.#hash = undefined
+    if (hash === undefined) return undefined
+    const buffer = Buffer.allocUnsafeSlow(this.#hashedBytes < this.#writtenBytes ? readBytes : 0)
+    while (this.#hashedBytes < this.#writtenBytes) {
+      const { bytesRead } = await this.#file.read(buffer, 0, buffer.length, this.#hashedBytes)
+      if (bytesRead === 0) return undefined
+      hash.update(buffer.subarray(0, bytesRead))
+      this.#hashedBytes += bytesRead
+    }
+    return hash.digest('hex')
   }
 
   /** Waits for the writes that are under way: the ingest's lock may go after this. Whoever goes on with it believes in its size, so it ends where a gap begins. */

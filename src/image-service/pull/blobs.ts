@@ -7,6 +7,7 @@ import type { Ctx } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, OpenedBlob, RegistryClient } from '../../registry-mirrors/registry-client.ts'
+import type { Precedence, Turn } from './precedence.ts'
 import type { PullTracker } from './progress.ts'
 
 /** One pull as its parts see it. */
@@ -15,12 +16,24 @@ export interface PullSource {
   readonly auth: PullAuth
   readonly lease: string
   readonly tracker: PullTracker
+  /** Of the layers of this pull. */
+  readonly precedence: Precedence
   /** Bytes have arrived: the pull is alive. */
   readonly progress: (bytes: number) => void
   /** Runs what waits for bytes and for nothing else. */
   readonly watch: <T>(transfer: () => Promise<T>) => Promise<T>
   /** A host has served something, for the line in the log. */
   readonly served: (host: string) => void
+}
+
+/** A large blob that is wanted. */
+export interface WantedBlob {
+  readonly descriptor: Descriptor
+  readonly labels: Readonly<Record<string, string>>
+  /** Who goes first: the lowest. */
+  readonly rank: number
+  /** Told as soon as the blob is there; there may be something left to clear away. Default: nobody. */
+  readonly stored?: () => void
 }
 
 /** Large blobs come in several ranges side by side, from hosts that say that they know ranges. */
@@ -76,12 +89,13 @@ export class BlobFetcher {
   }
 
   /** A large blob, streamed; when it is there already only its labels are completed. */
-  async fetch(ctx: Ctx, source: PullSource, descriptor: Descriptor, labels: Readonly<Record<string, string>>): Promise<void> {
+  async fetch(ctx: Ctx, source: PullSource, blob: WantedBlob): Promise<void> {
+    const { descriptor } = blob
     await this.#mutex.run(descriptor.digest, async () => {
       const avoid: string[] = []
       for (let attempt = 1; ; attempt++) {
         try {
-          await this.#download(ctx, source, descriptor, labels, avoid)
+          await this.#download(ctx, source, blob, avoid)
           return
         } catch (error) {
           if (!(error instanceof WrongBytes)) throw error
@@ -94,11 +108,13 @@ export class BlobFetcher {
     }, ctx.signal)
   }
 
-  async #download(ctx: Ctx, source: PullSource, descriptor: Descriptor, labels: Readonly<Record<string, string>>, avoid: readonly string[]): Promise<void> {
+  async #download(ctx: Ctx, source: PullSource, blob: WantedBlob, avoid: readonly string[]): Promise<void> {
+    const { descriptor, labels, rank, stored } = blob
     const writer = await this.#content.openWriter(ctx, { ref: ingestRef(descriptor), digest: descriptor.digest, sizeBytes: descriptor.sizeBytes, lease: source.lease })
     if (writer === undefined) {
       await this.#content.setLabels(ctx, descriptor.digest, labels)
       source.tracker.layer(descriptor.digest, 'downloaded')
+      stored?.()
       return
     }
     source.tracker.layer(descriptor.digest, 'downloading')
@@ -108,12 +124,16 @@ export class BlobFetcher {
       if (writer.offsetBytes < descriptor.sizeBytes) {
         if (writer.offsetBytes > 0) ctx.log.info({ digest: descriptor.digest, offsetBytes: writer.offsetBytes, sizeBytes: descriptor.sizeBytes }, 'going on with an interrupted download')
         // What an earlier one left may be what is wrong: a crash leaves gaps, a power cut zeros.
-        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, descriptor, writer, avoid)]
+        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, descriptor, writer, rank, avoid)]
         if (isWhole) hosts = served
       }
       try {
+        // More bytes on their way to the disk would keep it.
+        using turn = source.precedence.enter(rank)
+        turn.works()
         await writer.commit(labels)
         source.tracker.layer(descriptor.digest, 'downloaded')
+        stored?.()
       } catch (error) {
         if (error instanceof CriError && error.code === Code.FAILED_PRECONDITION) throw new WrongBytes(hosts, error)
         throw error
@@ -124,7 +144,7 @@ export class BlobFetcher {
   }
 
   /** Brings what is missing. Returns the URLs of the hosts that served. */
-  async #transfer(ctx: Ctx, source: PullSource, descriptor: Descriptor, writer: ContentWriter, avoid: readonly string[]): Promise<readonly string[]> {
+  async #transfer(ctx: Ctx, source: PullSource, descriptor: Descriptor, writer: ContentWriter, rank: number, avoid: readonly string[]): Promise<readonly string[]> {
     let storedBytes = writer.offsetBytes
     const { digest, sizeBytes } = descriptor
     const served = new Set<string>()
@@ -145,20 +165,26 @@ export class BlobFetcher {
       source.served(blob.host)
       return blob
     }
-    /** A transfer has its turn for as long as bytes are awaited, and the watchdog looks at it only then. */
-    const inTurn = async (signal: AbortSignal, work: () => Promise<void>): Promise<void> => this.#transfers.add(() => source.watch(work), { signal })
-
     const from = storedBytes
     const ends = Promise.withResolvers<readonly number[]>()
+    /** One part, up to where it ends, which `opened` says. Its place among the transfers lasts as long as bytes are awaited, and the watchdog looks at it only then. */
+    const bring = async (signal: AbortSignal, begin: number, to: number, opened: (blob: OpenedBlob) => number, write: (bytes: Buffer, at: number) => Promise<void>): Promise<void> => {
+      using turn = source.precedence.enter(rank)
+      await turn.come(signal)
+      await this.#transfers.add(() => source.watch(async () => {
+        const blob = await open(signal, begin, to)
+        await read(blob, { from: begin, to: opened(blob), turn, signal, write, stored })
+        for (const host of blob.hosts) served.add(host)
+      }), { signal })
+    }
     const first = async (signal: AbortSignal): Promise<void> => {
+      const opened = ({ acceptsRanges }: OpenedBlob): number => {
+        const parts = this.#endsOfParts(from, sizeBytes, acceptsRanges && writer.isDirect)
+        ends.resolve(parts)
+        return parts[0] ?? sizeBytes
+      }
       try {
-        await inTurn(signal, async () => {
-          const blob = await open(signal, from, sizeBytes)
-          const parts = this.#endsOfParts(from, sizeBytes, blob.acceptsRanges && writer.isDirect)
-          ends.resolve(parts)
-          await read(blob, parts[0] ?? sizeBytes, from, async (bytes) => writer.write(bytes), stored)
-          for (const host of blob.hosts) served.add(host)
-        })
+        await bring(signal, from, sizeBytes, opened, async (bytes) => writer.write(bytes))
       } finally {
         ends.resolve([])
       }
@@ -167,11 +193,7 @@ export class BlobFetcher {
       const parts = await ends.promise
       const [begin, end] = [parts[index], parts[index + 1]]
       if (begin === undefined || end === undefined) return
-      await inTurn(signal, async () => {
-        const blob = await open(signal, begin, end)
-        await read(blob, end, begin, async (bytes, at) => writer.writeAt(bytes, at), stored)
-        for (const host of blob.hosts) served.add(host)
-      })
+      await bring(signal, begin, end, () => end, async (bytes, at) => writer.writeAt(bytes, at))
     })
     await join<void[]>(ctx.signal, [first, ...further])
     writer.filledTo(sizeBytes)
@@ -186,16 +208,28 @@ export class BlobFetcher {
   }
 }
 
-/** Reads up to a position, which the host may not know of. */
-async function read(blob: OpenedBlob, to: number, from: number, write: (bytes: Buffer, at: number) => Promise<void>, stored: (bytes: number) => void): Promise<void> {
+interface Reading {
+  readonly from: number
+  /** The host may not know of it. */
+  readonly to: number
+  readonly turn: Turn
+  readonly signal: AbortSignal
+  readonly write: (bytes: Buffer, at: number) => Promise<void>
+  readonly stored: (bytes: number) => void
+}
+
+async function read(blob: OpenedBlob, { from, to, turn, signal, write, stored }: Reading): Promise<void> {
   let at = from
   try {
     for await (const chunk of blob.stream) {
+      turn.works()
       const bytes = chunk.subarray(0, to - at)
       await write(bytes, at)
       at += bytes.length
       stored(bytes.length)
       if (at === to) break
+      turn.waits()
+      await turn.come(signal)
     }
   } finally {
     blob.close()

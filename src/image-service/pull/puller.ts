@@ -17,6 +17,7 @@ import { ArtifactUnpacker, type WithMounts } from './artifact-unpack.ts'
 import { BlobFetcher, type PullSource } from './blobs.ts'
 import { chainIds, choosePlatform, type ConfigDocument, isIndex, type Manifest, parseConfig, parseManifest, type Platform } from './manifest.ts'
 import { maxDocumentBytes } from './stored-manifest.ts'
+import { Precedence } from './precedence.ts'
 import { PullProgress, type PullTracker, type PullView } from './progress.ts'
 import { type UnpackLayer, Unpacker } from './unpack.ts'
 import type { PullNote, UnsettledPulls } from './unsettled.ts'
@@ -85,6 +86,15 @@ interface Target {
   readonly id: string
   /** Undefined for an artifact. */
   readonly config: ConfigDocument | undefined
+  /** What describes the image, each after those that it refers to. */
+  readonly documents: readonly Document[]
+}
+
+interface Document {
+  readonly descriptor: Descriptor
+  readonly bytes: Buffer
+  /** They keep what it refers to. */
+  readonly labels: Readonly<Record<string, string>>
 }
 
 /** The pull pipeline: resolve, fetch, unpack, record. */
@@ -142,7 +152,7 @@ export class Puller {
       const lease = leaseId(request, resolved.descriptor)
       const pulled = await this.#underLease(watched, operation, lease, ref, async () => {
         const source: PullSource = {
-          ref, auth, lease, tracker, served: (host) => hosts.add(host), watch: (transfer) => watchdog.watch(transfer),
+          ref, auth, lease, tracker, precedence: new Precedence(), served: (host) => hosts.add(host), watch: (transfer) => watchdog.watch(transfer),
           progress: (count) => {
             bytes += count
             watchdog.progress()
@@ -152,7 +162,10 @@ export class Puller {
         const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
         const settle = await this.#options.unsettled?.begin(noteOf(request, resolved.descriptor, target))
         try {
-          await this.#fetchBlobs(watched, operation, source, target, request.snapshotter)
+          await join<[void, void]>(watched.signal, [
+            (signal) => operation.step('store documents', () => this.#storeDocuments(withSignal(watched, signal), source, target)),
+            (signal) => this.#fetchBlobs(withSignal(watched, signal), operation, source, target, request.snapshotter),
+          ])
           tracker.step('record image')
           return { target, names: await operation.step('record image', () => this.#record(ctx, request, resolved.descriptor, target)) }
         } finally {
@@ -207,7 +220,7 @@ export class Puller {
     })
   }
 
-  /** Index, manifest and configuration, stored with the labels that keep what they refer to. */
+  /** Index, manifest and configuration. */
   async #fetchTarget(ctx: Ctx, source: PullSource, descriptor: Descriptor, snapshotter: string): Promise<Target> {
     const { ref } = source
     const top = await this.#manifestBytes(ctx, source, descriptor)
@@ -218,16 +231,21 @@ export class Puller {
     const configBytes = await this.#configBytes(ctx, source, manifest)
     const { artifact } = manifest
     const config = artifact === undefined ? parseConfig(configBytes, manifest, ref.toString()) : undefined
-    // From the bottom up: nothing is stored that refers to something that is not there.
     const keeps = (snapshot: string | undefined): Record<string, string> => (snapshot === undefined ? {} : { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: snapshot })
-    await this.#blobs.store(ctx, source, manifest.config, configBytes, { ...distributionSource(ref), ...keeps(chainIds(config?.diffIds ?? []).at(-1)) })
-    await this.#blobs.store(ctx, source, manifestDescriptor, manifestBytes, {
-      ...distributionSource(ref), ...this.#manifestLabels(manifest), ...keeps(artifact !== undefined && artifact.problem === undefined ? artifactSnapshot(manifestDescriptor.digest) : undefined),
-    })
-    if (inIndex !== undefined) {
-      await this.#blobs.store(ctx, source, { ...descriptor, sizeBytes: top.length }, top, { ...distributionSource(ref), 'containerd.io/gc.ref.content.m.0': inIndex.digest })
-    }
-    return { descriptor: manifestDescriptor, manifest, config, id: artifact === undefined ? manifest.config.digest : manifestDescriptor.digest }
+    const documents: Document[] = [
+      { descriptor: manifest.config, bytes: configBytes, labels: { ...distributionSource(ref), ...keeps(chainIds(config?.diffIds ?? []).at(-1)) } },
+      {
+        descriptor: manifestDescriptor, bytes: manifestBytes,
+        labels: { ...distributionSource(ref), ...this.#manifestLabels(manifest), ...keeps(artifact !== undefined && artifact.problem === undefined ? artifactSnapshot(manifestDescriptor.digest) : undefined) },
+      },
+    ]
+    if (inIndex !== undefined) documents.push({ descriptor: { ...descriptor, sizeBytes: top.length }, bytes: top, labels: { ...distributionSource(ref), 'containerd.io/gc.ref.content.m.0': inIndex.digest } })
+    return { descriptor: manifestDescriptor, manifest, config, documents, id: artifact === undefined ? manifest.config.digest : manifestDescriptor.digest }
+  }
+
+  /** From the bottom up, so that no document refers to one that is not there. The blobs come meanwhile: all are under the lease. */
+  async #storeDocuments(ctx: Ctx, source: PullSource, { documents }: Target): Promise<void> {
+    for (const { descriptor, bytes, labels } of documents) await this.#blobs.store(ctx, source, descriptor, bytes, labels)
   }
 
   #manifestLabels(manifest: Manifest): Record<string, string> {
@@ -289,7 +307,7 @@ export class Puller {
     await operation.step('download files', async () => {
       const queue = this.#downloads(maxWaitingFiles)
       const blobs = new Map(target.manifest.layers.map((layer) => [layer.digest, layer]))
-      await join<void[]>(ctx.signal, [...blobs.values()].map((layer) => (signal) => queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, distributionSource(source.ref)), { signal })))
+      await join<void[]>(ctx.signal, [...blobs.values()].map((layer, rank) => (signal) => queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, { descriptor: layer, labels: distributionSource(source.ref), rank }), { signal })))
     })
     if (artifact.problem === undefined) {
       source.tracker.step('unpack files')
@@ -332,8 +350,7 @@ export class Puller {
           const index = below + offset
           const labels = { ...distributionSource(source.ref), 'containerd.io/uncompressed': diffIds[index] ?? '' }
           try {
-            await queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, layer, labels), { signal })
-            downloaded[index]?.resolve()
+            await queue.add(() => this.#blobs.fetch(withSignal(ctx, signal), source, { descriptor: layer, labels, rank: index, stored: () => downloaded[index]?.resolve() }), { signal })
           } catch (error) {
             downloaded[index]?.reject(error)
             throw error

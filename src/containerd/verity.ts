@@ -1,0 +1,14 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+
+const fileSystems = ['btrfs', 'ext4', 'f2fs']
+
+/**
+ * Whether containerd may have the kernel verify what is read of its blobs (fs-verity, since containerd 2.0, where the file system knows it): it switches
+ * that on as it commits, which no blob may miss. `sysfs`: default /sys.
+ */
+export async function mayUseVerity(containerdVersion: string, sysfs = '/sys'): Promise<boolean> {
+  if (/^v?[01]\./.test(containerdVersion)) return false
+  const known = await Promise.all(fileSystems.map((name) => access(join(sysfs, 'fs', name, 'features/verity')).then(() => true, () => false)))
+  return known.includes(true)
+}
