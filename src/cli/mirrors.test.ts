@@ -302,4 +302,15 @@ password = "hunter2"
   assert.equal((await run('config', 'check', both)).code, 1)
   assert.match((await run('mirrors', 'migrate', '--config', both)).stdout, /mirror\.test/, 'a half-done migration is what it is for')
   assert.match((await run('mirrors', 'migrate', '--config', config)).stdout, /nothing to migrate/)
+
+  const rancher = write('rancher.toml', `version = 2
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]
+endpoint = ["https://docker.io"]
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io".rewrite]
+"^rancher/(.*)" = "mirrored/$1"
+`)
+  const migrated = (await run('mirrors', 'migrate', '--config', rancher)).stdout
+  for (const part of [/^# Put these files below \/etc\/containerd\/certs\.d, set registry\.config_path = .*, take registry\.mirrors/m, /^# .*rancher\.toml:4:\d+: unknown table rewrite .*an addition of k3s and RKE2/m, /docker\.io serves no registry API/]) assert.match(migrated, part)
+  assert.match((await run('mirrors', 'explain', '--config', rancher, 'busybox')).stdout, /warning {5}it serves no registry API: write https:\/\/registry-1\.docker\.io\n/)
+  assert.ok(!(await run('mirrors', 'migrate', '--config', both)).stdout.includes('set registry.config_path'), 'it is set already')
 })

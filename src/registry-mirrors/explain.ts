@@ -5,7 +5,7 @@ import { type CredentialImage, Credentials } from './credentials.ts'
 import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
-import { isLoopback } from './host-url.ts'
+import { apiHost, isLoopback } from './host-url.ts'
 import type { ImageRef } from './image-ref.ts'
 import { type NearMiss, nearMisses, usualRoots } from './near-misses.ts'
 import { proxyFor } from './proxy.ts'
@@ -179,6 +179,7 @@ async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials
   if (host.protocol === 'https-or-http') warnings.push('TLS is tried first, then plain HTTP')
   if (host.tls.skipVerify && host.protocol === 'https') warnings.push('its certificate is not verified (skip_verify)')
   const [resolve, pull] = [host.capabilities.has('resolve'), host.capabilities.has('pull')]
+  if (apiHost(host.host) !== host.host) warnings.push(`it serves no registry API: write https://${apiHost(host.host)}`)
   const example = `${host.url}/${ref.repository}/manifests/…`
   if (/\/v2\/.*\/v2$/.test(host.apiRoot)) warnings.push(`/v2 is added to a path that has one already (${example}): override_path = true takes the path as it is written`)
   else if (!/(?:^|\/)v2(?:\/|$)/.test(host.apiRoot)) warnings.push(`its requests have no /v2 (${example}), where registries serve their API: write it at the end of the URL, or leave out override_path`)

@@ -94,3 +94,29 @@ test('what a hosts.toml cannot say is said, without secrets', () => {
     /registry\.auths\."https:\/\/registry\.example\/v1\/": .*\n\[plugins\."io\.cri-shim\.v1"\.registry\.credentials\."registry\.example"\]\n {2}identitytoken = "…"$/m,
   ]) assert.match(all, part)
 })
+
+test('names that no image has are said, and never become a path; docker.io as an endpoint is Docker Hub’s own host', async () => {
+  const settings: RegistrySettings = {
+    ...noRegistrySettings,
+    mirrors: {
+      'docker.io': { endpoints: ['https://docker.io'] },
+      'https://user:hunter2@registry.example:5000': { endpoints: ['http://registry.example:5000'] },
+      '../../etc/cron.d': { endpoints: ['https://mirror.example'] },
+      'index.docker.io': { endpoints: ['https://mirror.example'] },
+      'Registry.Example': { endpoints: ['https://mirror.example'] },
+    },
+    configs: { 'https://harbor.example': { tls: tls({ insecureSkipVerify: true }) } },
+  }
+  const { files, notes } = migrateRegistries(settings)
+  assert.deepEqual(files.map((file) => file.path), ['Registry.Example/hosts.toml', 'docker.io/hosts.toml'])
+  assert.equal(files[1]?.text, '# Replaces registry.mirrors."docker.io".\nserver = "https://registry-1.docker.io"\n')
+  const all = notes.join('\n')
+  assert.ok(!all.includes('hunter2'))
+  for (const part of [
+    /^registry\.mirrors\."docker\.io": docker\.io serves no registry API; registry-1\.docker\.io is written in its place\.$/m,
+    /^registry\.mirrors\."https:\/\/registry\.example:5000" was never used, and is left out: .*; for images called registry\.example:5000\/… the name is "registry\.example:5000"\.$/m,
+    /^registry\.mirrors\."\.\.\/\.\.\/etc\/cron\.d" was never used/m, /^registry\.mirrors\."index\.docker\.io" was never used.*the name is "docker\.io"/m,
+    /^registry\.configs\."https:\/\/harbor\.example"\.tls was never used.*the name is "harbor\.example"/m,
+  ]) assert.match(all, part)
+  assert.equal(notes.length, 5, all)
+})

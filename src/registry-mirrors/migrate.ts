@@ -26,10 +26,27 @@ export function migrateRegistries(settings: RegistrySettings): Migration {
   const notes: string[] = []
   const withTls = Object.keys(settings.configs).filter((host) => hasTls(settings.configs[host]?.tls))
   // A registry with a directory of its own does not look into _default: it takes the endpoints of `*` along.
-  const names = new Set([...Object.keys(settings.mirrors), ...withTls.map((host) => (host === 'registry-1.docker.io' ? 'docker.io' : host))])
+  const keys = [...Object.keys(settings.mirrors).map((name) => [`registry.mirrors."${name}"`, name] as const), ...withTls.map((host) => [`registry.configs."${host}".tls`, host === 'registry-1.docker.io' ? 'docker.io' : host] as const)]
+  const names = new Set(keys.filter(([source, name]) => isUsed(source, name, notes)).map(([, name]) => name))
   const files = [...names].sort().map((name) => fileOf(name, settings, notes))
   notes.push(...credentialNotes(settings))
   return { files, notes }
+}
+
+/** Whether any image has this registry. A name that none has would make a directory that is never looked into, or one elsewhere. */
+function isUsed(source: string, name: string, notes: string[]): boolean {
+  if (name === '*') return true
+  const address = parseHostUrl(name)
+  const host = typeof address === 'string' ? undefined : canonicalHost(address.host)
+  if (host === name.toLowerCase()) return true
+  const meant = host === undefined ? '' : `; for images called ${host}/… the name is ${quoted(host)}`
+  notes.push(`${source.replace(/\/\/[^/@"]*@/, '//')} was never used, and is left out: no image's registry is called like that${meant}.`)
+  return false
+}
+
+/** index.docker.io in an image's name means docker.io. */
+function canonicalHost(host: string): string {
+  return host === 'index.docker.io' ? 'docker.io' : host
 }
 
 function fileOf(registry: string, settings: RegistrySettings, notes: string[]): MigratedFile {
@@ -62,9 +79,11 @@ function entryOf(endpoint: string, source: string, settings: RegistrySettings, n
   }
   if (address.hasCredentials) notes.push(`${source}: the user name and password in "${shown}" were never used. Write them to [plugins."io.cri-shim.v1".registry.credentials.${quoted(address.host)}].`)
   const plain = address.protocol === 'http'
+  const host = apiHost(address.host)
+  if (host !== address.host) notes.push(`${source}: ${address.host} serves no registry API; ${host} is written in its place.`)
   return [{
-    host: address.host,
-    url: `${plain ? 'http' : 'https'}://${address.host}${address.path}`,
+    host,
+    url: `${plain ? 'http' : 'https'}://${host}${address.path}`,
     lines: [
       ...address.path === '' || address.path.endsWith('/v2') ? [] : ['override_path = true'],
       // In plain HTTP there is nothing to verify, and in a hosts.toml TLS settings would say that there may be.

@@ -5,6 +5,7 @@ import { inspectSettings, type LoadedSettings } from '../../config/load-settings
 import { errnoOf } from '../../errors/cri-error.ts'
 import type { MigratedFile } from '../../registry-mirrors/migrate.ts'
 import { type Command, ExitCode, type Output } from '../command.ts'
+import { registryWarnings } from '../mirrors-display.ts'
 import { serviceFlags } from '../service-flags.ts'
 
 export const mirrorsMigrate: Command = {
@@ -62,6 +63,17 @@ function remarks(loaded: LoadedSettings, files: readonly MigratedFile[], notes: 
   const places = new Set<string>()
   for (const [setting, source] of loaded.sources) if (/^registry\/(?:mirrors|configs\/.*\/tls)\//.test(setting) && source.kind === 'file') places.add(`${source.file}:${source.line}`)
   const target = directory === undefined ? configPath[0] ?? '/etc/containerd/certs.d' : path.resolve(directory)
-  const where = directory === undefined ? `Put these files below ${target}, set registry.config_path = "${target}",` : `Set registry.config_path = "${target}"`
-  return [`${where} and take registry.mirrors and registry.configs.*.tls out (${[...places].join(', ')}) in one step: the two exclude each other. Then restart the service.`, ...notes]
+  const steps = [
+    ...directory === undefined ? [`put these files below ${target}`] : [],
+    ...configPath.includes(target) ? [] : [`set registry.config_path = "${target}"`],
+    `take registry.mirrors and registry.configs.*.tls out (${[...places].join(', ')})`,
+  ]
+  const text = steps.join(', ')
+  return [`${text.charAt(0).toUpperCase()}${text.slice(1)}, in one step: config_path and the old settings exclude each other. Then restart the service.`, ...unread(loaded), ...notes]
+}
+
+/** Settings of the registries that nobody reads: what they were meant to say is not in the files either. */
+function unread({ diagnostics }: LoadedSettings): string[] {
+  return registryWarnings(diagnostics.filter(({ code }) => code === 'unknown-key' || code === 'misspelt-key' || code === 'misplaced-key'))
+    .map((warning) => (/\brewrite\b/.test(warning) ? `${warning}. It is an addition of k3s and RKE2; a mirror with another path is written with that path and override_path = true` : warning))
 }
