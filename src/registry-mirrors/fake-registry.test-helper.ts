@@ -10,7 +10,7 @@ import type { Descriptor } from './registry-client.ts'
 
 /** What a registry does instead of answering well. */
 export type Fault =
-  | { readonly kind: 'status'; readonly status: number; readonly body?: string; readonly headers?: Readonly<Record<string, string>> }
+  | { readonly kind: 'status'; readonly status: number; readonly body?: string | Buffer; readonly headers?: Readonly<Record<string, string>> }
   /** The connection is reset before any answer. */
   | { readonly kind: 'reset' }
   /** The body breaks off after so many bytes: the connection is reset. */
@@ -65,6 +65,7 @@ export class FakeRegistry {
   ignoreRange = false
   withoutDigestHeader = false
   contentType: string | undefined
+  contentEncoding: string | undefined
   readonly #manifests = new Map<string, { readonly bytes: Buffer; readonly mediaType: string }>()
   readonly #blobs = new Map<string, Buffer>()
   readonly #server: NetServer
@@ -234,6 +235,7 @@ export class FakeRegistry {
     const sized = fault?.kind !== 'short' && fault?.kind !== 'long'
     response.writeHead(from > 0 ? 206 : 200, {
       'content-type': this.contentType ?? manifest?.mediaType ?? 'application/octet-stream',
+      ...(this.contentEncoding === undefined ? {} : { 'content-encoding': this.contentEncoding }),
       ...(sized ? { 'content-length': String(body.length) } : {}),
       ...(this.withoutDigestHeader ? {} : { 'docker-content-digest': sha256(content) }),
       ...(from > 0 ? { 'content-range': `bytes ${from}-${content.length - 1}/${content.length}` } : {}),

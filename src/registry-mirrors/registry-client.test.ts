@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
+import zlib from 'node:zlib'
 import { Code, CriError } from '../errors/cri-error.ts'
 import type { PullAuth } from './credentials.ts'
 import { FakeProxy, makeCertificates } from './fake-registry.test-helper.ts'
@@ -47,6 +48,39 @@ test('a registry without usable HEAD is asked with GET', async () => {
   one.contentType = 'text/plain; charset=utf-8'
   assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest)
   assert.deepEqual(one.asked.filter((line) => line.startsWith('GET')).length, 3)
+})
+
+test('a refusal whose text does not arrive is a refusal all the same', { timeout: 10_000 }, async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  // The head promises a body that never comes.
+  mirror.fault = () => ({ kind: 'status', status: 403, headers: { 'content-length': '100' } })
+  const some = t.client({ configPath: await t.through(mirror, good), health: { headStartMs: 2 ** 30, knownHeadStartMs: 2 ** 30 } })
+  assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, good.host)
+  await failure(t.client({ configPath: await t.through(mirror) }).fetchManifest(ref, manifest, null, ctx), Code.PERMISSION_DENIED, /403 forbidden/)
+})
+
+test('a manifest that comes compressed is what it was, and its size not what was sent', async () => {
+  const one = await t.registry()
+  const own = parseImageRef(`${one.host}/team/app:1.0`)
+  const compressed: Readonly<Record<string, (bytes: Buffer) => Buffer>> = { 'gzip': zlib.gzipSync, 'x-gzip': zlib.gzipSync, 'br': zlib.brotliCompressSync, 'deflate': zlib.deflateSync, 'zstd': zlib.zstdCompressSync, 'identity': (bytes) => bytes }
+  for (const [encoding, compress] of Object.entries(compressed)) {
+    for (const digest of [{}, { 'docker-content-digest': manifest.digest }]) {
+      one.fault = () => ({ kind: 'status', status: 200, body: compress(manifestBytes), headers: { 'content-encoding': encoding, 'content-type': mediaType.ociManifest, ...digest } })
+      assert.deepEqual((await t.client().resolve(own, null, ctx)).descriptor, manifest, encoding)
+      assert.deepEqual((await t.client().fetchManifest(own, manifest, null, ctx)).bytes, manifestBytes, encoding)
+    }
+  }
+  for (const [encoding, body] of [['rot13', Buffer.from('x')], ['gzip', Buffer.from('x')], ['gzip', zlib.gzipSync(Buffer.alloc(20 * 1024 * 1024))]] as const) {
+    one.fault = () => ({ kind: 'status', status: 200, body, headers: { 'content-encoding': encoding, 'content-type': mediaType.ociManifest } })
+    await failure(t.client().fetchManifest(own, manifest, null, ctx), Code.DATA_LOSS, new RegExp(`sent it ${encoding}-encoded, which was not asked for and cannot be read`))
+  }
+})
+
+test('a HEAD that names no size is not believed', async () => {
+  const one = await t.registry()
+  const own = parseImageRef(`${one.host}/team/app:1.0`)
+  one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'status', status: 200, headers: { 'content-type': mediaType.ociManifest, 'docker-content-digest': manifest.digest, 'content-length': '0' } } : undefined)
+  assert.deepEqual((await t.client().resolve(own, null, ctx)).descriptor, manifest)
 })
 
 test('Docker’s schema 1 is refused in words', async () => {
@@ -180,6 +214,15 @@ test('a download begins at an offset, also where Range is not known', async () =
   assert.equal((await t.readBlob(t.client(), { offsetBytes: blobBytes.length }, parseImageRef(`${one.host}/team/app`))).bytes.length, 0)
   assert.equal(one.requests.length, 0, 'nothing is left to ask for')
   await failure(t.readBlob(t.client(), { offsetBytes: blobBytes.length + 1 }), Code.INVALID_ARGUMENT, /outside/)
+})
+
+test('storage that calls a compressed archive an encoded one is not in the way', async () => {
+  const one = await t.registry()
+  const own = parseImageRef(`${one.host}/team/app`)
+  one.contentEncoding = 'gzip'
+  for (const offsetBytes of [0, 1000]) assert.ok((await t.readBlob(t.client(), { offsetBytes }, own)).bytes.equals(blobBytes.subarray(offsetBytes)))
+  one.fault = () => ({ kind: 'status', status: 200, body: 'something shorter', headers: { 'content-encoding': 'gzip' } })
+  await failure(t.readBlob(t.client(), {}, own), Code.DATA_LOSS, /sent the blob gzip-encoded, which was not asked for/)
 })
 
 test('a download that breaks off goes on at the next host, where it was', async () => {

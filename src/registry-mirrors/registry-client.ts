@@ -7,6 +7,7 @@ import type { Logger } from '../observability/logger.ts'
 import { Authorizer, type AuthScope, offersToken, stillUnauthorized } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
 import { discardBody, readBody } from './body-reader.ts'
+import { decodeBody, encodingOf } from './content-encoding.ts'
 import { type Credential, Credentials, type PullAuth, withProblem } from './credentials.ts'
 import { digestOf, digestProblem, matchesDigest, shortDigest } from './digest.ts'
 import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
@@ -110,6 +111,8 @@ interface Answered {
 /** containerd rejects manifests above 4 MiB; some registries allow 8. */
 const maxManifestBytes = 8 * 1024 * 1024
 const maxErrorBytes = 64 * 1024
+/** What a registry writes about a refusal is worth waiting for, but not for long. */
+const detailTimeoutMs = 1000
 const maxAttemptsAtLastHost = 3
 /** What a Retry-After may ask of a request that has no other host. */
 const maxRetryAfterMs = 60_000
@@ -239,7 +242,9 @@ export class RegistryClient {
     return this.#firstOf(what, plan, usable(plan, ['pull']), async (host, its) => {
       const accept = kind === 'manifests' && descriptor.mediaType !== '' ? `${descriptor.mediaType}, */*` : '*/*'
       const response = await this.#ask(host, its, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
-      const bytes = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
+      const sent = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
+      // Storage behind registries says of blobs that they are encoded which only look like it.
+      const bytes = matchesDigest(sent, descriptor.digest) ? sent : decodeBody(sent, response.headers, maxManifestBytes)
       // 0: the size is not known.
       if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
         throw new HostFailure('content', `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`)
@@ -271,7 +276,9 @@ export class RegistryClient {
     if (isSchema1Type(type)) throw schema1(plan.ref)
     const digest = headerOf(response, 'docker-content-digest') ?? plan.ref.digest
     const length = response.headers['content-length']
-    if (digest === undefined || digestProblem(digest) !== undefined || !isManifestType(type) || length === undefined || !/^\d{1,15}$/.test(length)) return undefined
+    // A length of 0 is what servers say that know nothing of it; of an encoded answer it is another one.
+    const sizeIsKnown = length !== undefined && /^[1-9]\d{0,14}$/.test(length) && encodingOf(response.headers) === undefined
+    if (digest === undefined || digestProblem(digest) !== undefined || !isManifestType(type) || !sizeIsKnown) return undefined
     return this.#bounded({ mediaType: type, digest, sizeBytes: Number(length) })
   }
 
@@ -279,7 +286,7 @@ export class RegistryClient {
     const response = await this.#ask(host, plan, question)
     const type = bareType(response.headers['content-type'])
     const said = headerOf(response, 'docker-content-digest')
-    const bytes = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
+    const bytes = decodeBody(await readBody(response, maxManifestBytes, this.#stallTimeoutMs), response.headers, maxManifestBytes)
     const sniffed = sniffManifestType(bytes)
     if (isSchema1Type(type) || sniffed === 'schema1') throw schema1(plan.ref)
     const known = isManifestType(type) ? type : sniffed
@@ -313,7 +320,7 @@ export class RegistryClient {
     const { response, refusal } = await this.#answer(host, plan, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
-    const detail = await readBody(response, maxErrorBytes, this.#stallTimeoutMs).then(errorDetail, () => '')
+    const detail = await readBody(response, maxErrorBytes, Math.min(this.#stallTimeoutMs, detailTimeoutMs)).then(errorDetail, () => '')
     plan.signal.throwIfAborted()
     throw refusal(detail)
   }
@@ -432,8 +439,7 @@ function usable(plan: Plan, needed: readonly Capability[]): RegistryHost[] {
 
 /** How many bytes of an answer come before what was asked for: none, or all of them when the host does not know Range. */
 function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes: number, endBytes: number): number {
-  const encoding = response.headers['content-encoding'] ?? 'identity'
-  if (encoding !== 'identity' && encoding !== '') throw new HostFailure('content', `sent the blob ${safeText(encoding, 30)}-encoded, which was not asked for`)
+  const encoding = encodingOf(response.headers)
   const partial = response.statusCode === 206
   if (partial && (positionBytes > 0 || endBytes < sizeBytes)) {
     const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '')
@@ -442,6 +448,8 @@ function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes
   const skip = partial ? 0 : positionBytes
   const length = response.headers['content-length']
   const expected = partial ? endBytes - positionBytes : sizeBytes
+  // Storage says it of archives that are compressed themselves: they have the length that they should have.
+  if (encoding !== undefined && Number(length) !== expected) throw new HostFailure('content', `sent the blob ${safeText(encoding, 30)}-encoded, which was not asked for`)
   if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
   return skip
 }
