@@ -123,6 +123,26 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     assert.match(await pull(node, name), /^sha256:/)
   })
 
+  it('mirrors explain --probe: whose certificate it is and what is wrong with it, with the credential of a pull secret', async () => {
+    assert.ok(basic)
+    const authFile = join(node.dir, 'secret.json')
+    await writeFile(authFile, JSON.stringify({ auths: { [basic.host]: { auth: encoded } } }))
+    const words = ['mirrors', 'explain', '--probe', '--config', node.configFile]
+    await hosts(basic.host, `server = "${basic.url}"\n`)
+    const untrusted = await command(criShimBinary, [...words, `${basic.host}/t/app:1`])
+    assert.equal(untrusted.code, 1)
+    assert.match(untrusted.stdout, /certificate CN=registry\.test, issued by CN=test authority, valid .*\n {17}the authority CN=test authority is not trusted: name the authority's certificate with ca in .*hosts\.toml\n/)
+    await hosts(basic.host, `server = "${basic.url}"\nca = "${certificates.caFile}"\n[host."http://${basic.host}"]\n`)
+    const anonymous = await command(criShimBinary, [...words, `${basic.host}/t/app:1`])
+    assert.equal(anonymous.code, 1)
+    assert.match(anonymous.stdout, /answer {6}400 bad request; it speaks TLS: write https:\/\/ for it/)
+    assert.match(anonymous.stdout, /answer {6}needs a user name and password, and none is given/)
+    const allowed = await command(criShimBinary, [...words, '--auth-file', authFile, `${basic.host}/t/app:1`])
+    assert.equal(allowed.code, 0, allowed.stdout)
+    assert.ok(allowed.stdout.includes(image.descriptor.digest), allowed.stdout)
+    assert.ok(!`${untrusted.stdout}${anonymous.stdout}${allowed.stdout}`.includes(secret.password))
+  })
+
   const pullArgs = (): string[] => ['pull', '--config', node.configFile, '--listen', `unix://${node.shim.socket}`, '--metrics-address', metrics]
 
   it('cri-shim pull: lines, bars on a terminal, who served what, exit codes', async () => {
@@ -142,6 +162,13 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     for (const part of [`${name} is ${image.descriptor.digest}, says ${basic.host}`, `name resolved by ${basic.host}: ${image.descriptor.digest}`, `${basic.host} served 2`, 'of 2 layers\n']) assert.ok(plain.stdout.includes(part), `${part}\n${plain.stdout}`)
     assert.match(plain.stdout, /: downloaded from 127\.0\.0\.1:\d+\n/)
     assert.match(plain.stdout, new RegExp(`\\n${name}: sha256:[0-9a-f]{64}\\n$`))
+    await node.cri.image.RemoveImage({ image: { image: name } })
+
+    // A mirror that is asked in front of it and cannot serve.
+    await hosts(basic.host, `server = "${basic.url}"\nca = "${certificates.caFile}"\n[host."http://127.0.0.1:1"]\n`)
+    const second = await command(criShimBinary, [...pullArgs(), '--auth-file', authFile, name])
+    assert.match(second.stdout, /\n127\.0\.0\.1:1 was passed over: connection refused\n/)
+    await hosts(basic.host, `server = "${basic.url}"\nca = "${certificates.caFile}"\n`)
     await node.cri.image.RemoveImage({ image: { image: name } })
 
     // util-linux' script gives it a terminal.
