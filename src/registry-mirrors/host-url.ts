@@ -18,6 +18,8 @@ const hostPattern = /^(?:[\p{L}\p{N}](?:[\p{L}\p{N}._-]*[\p{L}\p{N}])?\.?|\[[0-9
 export function parseHostUrl(text: string): HostAddress | string {
   const written = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(text)?.[1]?.toLowerCase()
   if (written !== undefined && written !== 'http' && written !== 'https') return `scheme "${written}" is not supported: use https:// or http://`
+  const authority = /^(?:[^/]*:\/\/)?([^/?#]*)/.exec(text)?.[1] ?? ''
+  if (isIP(authority) === 6) return `an IPv6 address is written in brackets: ${written ?? 'https'}://[${authority}]`
   let url: URL
   try {
     url = new URL(written === undefined ? `https://${text}` : text)
@@ -26,7 +28,6 @@ export function parseHostUrl(text: string): HostAddress | string {
   }
   if (url.hostname === '') return 'it has no host name'
   const path = url.pathname.replace(/\/{2,}/g, '/').replace(/\/$/, '')
-  const authority = /^(?:[^/]*:\/\/)?([^/?#]*)/.exec(text)?.[1] ?? ''
   // Not url.host, which drops a port that is the scheme's default: images are named with the port as written.
   const host = authority.slice(authority.lastIndexOf('@') + 1).toLowerCase()
   // URL forgives what others would not: backslashes, line breaks, slashes without end.

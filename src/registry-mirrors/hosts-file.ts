@@ -45,13 +45,13 @@ const notRegistries = new Set(['docker.io', 'www.docker.io', 'hub.docker.com', '
 type Table = Readonly<Record<string, unknown>>
 
 /** Nobody writes more by hand, and positions are looked for in all of it. */
-const maxFileBytes = 256 * 1024
+export const maxFileBytes = 256 * 1024
 const maxDepth = 16
 
 /** Reads a hosts.toml. Throws FAILED_PRECONDITION naming file, line and remedy, and nothing else. */
 export function parseHostsFile(content: string | Buffer, file: string): HostsFile {
   const bytes = typeof content === 'string' ? Buffer.from(content) : content
-  if (bytes.length > maxFileBytes) throw brokenFile(file, 1, `it has ${bytes.length} bytes, more than ${maxFileBytes}: is this the right file?`)
+  if (bytes.length > maxFileBytes) throw tooLarge(file, bytes.length)
   // Editors on other systems begin a file with a byte order mark.
   const text = (typeof content === 'string' ? content : decode(content, file)).replace(/^\ufeff/, '')
   let root: Table
@@ -91,6 +91,11 @@ function deepLine(text: string): number {
 export function brokenFile(file: string, line: number | undefined, what: string, cause?: unknown): CriError {
   const where = line === undefined ? file : `${file}:${line}`
   return new CriError(Code.FAILED_PRECONDITION, `${where}: ${what}`, { reason: 'BROKEN_HOSTS_FILE', cause })
+}
+
+/** The error for a file of more than `maxFileBytes`. */
+export function tooLarge(file: string, bytes: number): CriError {
+  return brokenFile(file, 1, `it has ${bytes} bytes, more than ${maxFileBytes}: is this the right file?`)
 }
 
 class Reader {
@@ -193,7 +198,7 @@ class Reader {
     if (ca === undefined && client === undefined && skipVerify === undefined) return undefined
     const caFiles = ca === undefined ? [] : typeof ca === 'string' ? [ca] : this.#strings(ca, [...at, 'ca'], 'ca must be a path or an array of paths')
     return {
-      caFiles: caFiles.map((name) => this.#path(name)),
+      caFiles: caFiles.map((name) => this.#path(name, [...at, 'ca'])),
       clientPairs: this.#clientPairs(client, [...at, 'client']),
       skipVerify: skipVerify ?? false,
     }
@@ -202,13 +207,13 @@ class Reader {
   #clientPairs(value: unknown, at: readonly string[]): HostTls['clientPairs'] {
     const shape = 'client must be a path, an array of paths, or an array of ["cert", "key"] pairs'
     if (value === undefined) return []
-    if (typeof value === 'string') return [{ certFile: this.#path(value) }]
+    if (typeof value === 'string') return [{ certFile: this.#path(value, at) }]
     if (!Array.isArray(value)) throw this.#bad(at, shape)
     return value.map((item: unknown) => {
-      if (typeof item === 'string') return { certFile: this.#path(item) }
+      if (typeof item === 'string') return { certFile: this.#path(item, at) }
       const [cert, key, ...more] = this.#strings(item, at, shape)
       if (cert === undefined || key === undefined || more.length > 0) throw this.#bad(at, shape)
-      return key === '' ? { certFile: this.#path(cert) } : { certFile: this.#path(cert), keyFile: this.#path(key) }
+      return key === '' ? { certFile: this.#path(cert, at) } : { certFile: this.#path(cert, at), keyFile: this.#path(key, at) }
     })
   }
 
@@ -252,7 +257,8 @@ class Reader {
     return value as Table
   }
 
-  #path(name: string): string {
+  #path(name: string, at: readonly string[]): string {
+    if (name === '') throw this.#bad(at, `${at.at(-1)} names no file`)
     return path.resolve(path.dirname(this.#file), name)
   }
 

@@ -47,6 +47,7 @@ test('the parts of a reference', () => {
 test('a name that breaks the grammar is refused with the reason', () => {
   const cases: readonly (readonly [string, RegExp])[] = [
     ['', /empty/],
+    ['https://reg.example/app', /without https:\/\//],
     ['busy box', /white space/],
     [hex, /image id/],
     ['Busybox', /lower case/],
@@ -69,7 +70,7 @@ test('a name that breaks the grammar is refused with the reason', () => {
     ['reg.example:99999/x', /not a port/],
     ['reg.example:/x', /not a registry host/],
     ['[fd00::1%eth0]:5000/x', /not a registry host/],
-    ['http://reg.example/x', /not a registry host/],
+    ['http://reg.example/x', /without http:\/\//],
     ['busy..box', /not allowed/],
     ['a/_b', /not allowed/],
     [`a/${'x'.repeat(300)}`, /302 characters/],

@@ -33,6 +33,8 @@ export function parseImageRef(text: string): ImageRef {
   if (text === '') throw bad(text, 'it is empty')
   if (/\s/.test(text)) throw bad(text, 'it contains white space')
   if (imageId.test(text)) throw bad(text, 'it is an image id, not a name: an id cannot be pulled')
+  const scheme = /^https?:\/\//i.exec(text)?.[0]
+  if (scheme !== undefined) throw bad(text, `images are named without ${scheme}`)
   const { registry, rest } = splitRegistry(text)
 
   const at = rest.indexOf('@')

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, rename, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rename, rm, symlink, truncate, utimes, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
@@ -189,6 +189,27 @@ test('a hosts.toml that cannot be read fails its registry, by name', async () =>
   const dir = path.join(root, 'unreadable/reg.example/hosts.toml')
   await mkdir(dir, { recursive: true })
   await assert.rejects(hostsOf('reg.example', { configPath }), (error) => error instanceof CriError && error.code === Code.FAILED_PRECONDITION && error.message.startsWith(`${dir}: cannot be read`))
+})
+
+test('a link that leads nowhere is a broken file, not a missing one', async () => {
+  const configPath = [path.join(root, 'links')]
+  await mkdir(path.join(root, 'links/file.example'), { recursive: true })
+  await symlink('../shared/hosts.toml', path.join(root, 'links/file.example/hosts.toml'))
+  await symlink('shared', path.join(root, 'links/dir.example'))
+  const broken = async (registry: string, what: RegExp): Promise<void> => {
+    await assert.rejects(hostsOf(registry, { configPath }), (error) => error instanceof CriError && error.code === Code.FAILED_PRECONDITION && what.test(error.message))
+  }
+  await broken('file.example', /links\/file\.example\/hosts\.toml: it is a link to \.\.\/shared\/hosts\.toml, which does not exist/)
+  await broken('dir.example', /links\/dir\.example: it is a link to shared, which does not exist/)
+  await put('links/shared/hosts.toml', '[host."https://linked"]')
+  for (const registry of ['file.example', 'dir.example']) assert.equal((await hostsOf(registry, { configPath }))[0]?.host, 'linked')
+})
+
+test('a file too large to be a hosts.toml is not read', async () => {
+  const configPath = [path.join(root, 'large')]
+  const file = await put('large/reg.example/hosts.toml', '')
+  await truncate(file, 2 ** 40)
+  await assert.rejects(hostsOf('reg.example', { configPath }), (error) => error instanceof CriError && error.message.startsWith(`${file}:1: it has 1099511627776 bytes, more than`))
 })
 
 test('something that is no directory is named', async () => {

@@ -1,9 +1,9 @@
-import { readdir, stat } from 'node:fs/promises'
+import { readdir, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { errnoOf, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import type { FileCache } from './file-cache.ts'
 import { apiHost, defaultProtocol, type HostAddress, isLoopback, isOwnRegistry, parseHostUrl, portOf } from './host-url.ts'
-import { brokenFile, type HostEntry, type HostsFile, type HostSettings } from './hosts-file.ts'
+import { brokenFile, type HostEntry, type HostsFile, type HostSettings, maxFileBytes, tooLarge } from './hosts-file.ts'
 import { allCapabilities, defaultDialTimeoutMs, type HostTls, noTls, type Protocol, type RegistryHost } from './registry-host.ts'
 import type { RegistrySettings, TlsSettings } from './settings.ts'
 
@@ -66,6 +66,7 @@ async function findHostDir(roots: readonly string[], registryHost: string): Prom
         return dir
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT') throw brokenDir(dir, error)
+        await refuseDanglingLink(dir)
       }
     }
   }
@@ -75,12 +76,23 @@ async function findHostDir(roots: readonly string[], registryHost: string): Prom
 /** Undefined when the file is missing or empty: Docker's certificate layout applies then. */
 async function readHostsFile(name: string, files: FileCache<HostsFile>): Promise<HostsFile | undefined> {
   try {
-    if ((await stat(name)).size === 0) return undefined
+    const { size } = await stat(name)
+    if (size === 0) return undefined
+    if (size > maxFileBytes) throw tooLarge(name, size)
     return await files.get(name)
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined
+    if (errnoOf(error) === 'ENOENT') {
+      await refuseDanglingLink(name)
+      return undefined
+    }
     throw errnoOf(error) === undefined ? error : brokenFile(name, undefined, `cannot be read: ${messageOf(error)}`, error)
   }
+}
+
+/** Somebody meant a file to be there: without it, images would come from elsewhere in silence. */
+async function refuseDanglingLink(name: string): Promise<void> {
+  const target = await readlink(name).catch(() => undefined)
+  if (target !== undefined) throw brokenFile(name, undefined, `it is a link to ${target}, which does not exist`)
 }
 
 /** Docker's layout: *.crt are authorities, *.cert with *.key client certificates. */
