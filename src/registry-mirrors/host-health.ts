@@ -31,9 +31,9 @@ export type Admission =
 export interface HostHealthOptions {
   /** Monotonic milliseconds. Default: performance.now. */
   readonly now?: () => number
-  /** Lead over the next host for one that has not answered lately. Default: 1000. */
+  /** Lead over the next host for one that has not answered lately, and for the time that a connection takes. Default: 1000. */
   readonly headStartMs?: number
-  /** Lead for one that has: it is alive, and may be filling its cache. Default: 5000. */
+  /** Lead for one that has: it is alive as long as it takes connections, and may be filling its cache. Default: 5000. */
   readonly knownHeadStartMs?: number
   /** How long a host is skipped at first. Default: 15,000. */
   readonly skipMs?: number
@@ -70,13 +70,13 @@ const maxEntries = 512
 export class HostHealth {
   readonly #entries = new Map<string, Entry>()
   readonly #now: () => number
-  readonly #headStartMs: number
+  readonly headStartMs: number
   readonly #knownHeadStartMs: number
   readonly #skipMs: number
 
   constructor(options: HostHealthOptions = {}) {
     this.#now = options.now ?? (() => performance.now())
-    this.#headStartMs = options.headStartMs ?? 1000
+    this.headStartMs = options.headStartMs ?? 1000
     this.#knownHeadStartMs = options.knownHeadStartMs ?? 5000
     this.#skipMs = options.skipMs ?? 15_000
   }
@@ -93,7 +93,7 @@ export class HostHealth {
     }
     if (entry.slow) return skip(entry, 0)
     const known = entry.answeredAt !== undefined && now - entry.answeredAt < knownForMs
-    return { kind: 'ask', headStartMs: known ? this.#knownHeadStartMs : this.#headStartMs }
+    return { kind: 'ask', headStartMs: known ? this.#knownHeadStartMs : this.headStartMs }
   }
 
   /** How long a host asked to be left alone from now on; 0 when it did not. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { HostFailure } from './failures.ts'
 import { HostHealth } from './host-health.ts'
-import { firstToServe } from './host-race.ts'
+import { type AttemptOptions, firstToServe } from './host-race.ts'
 import { allCapabilities, noTls, type RegistryHost } from './registry-host.ts'
 
 const hostNamed = (name: string): RegistryHost =>
@@ -10,7 +10,7 @@ const hostNamed = (name: string): RegistryHost =>
 const [mirror, registry] = [hostNamed('mirror'), hostNamed('registry')]
 
 /** Asks both; `never` is a host that does not answer. Returns who served, and what is said of the other. */
-async function raced(health: HostHealth, attempt: (host: RegistryHost) => Promise<string>): Promise<{ readonly served: string; readonly said: readonly string[] }> {
+async function raced(health: HostHealth, attempt: (host: RegistryHost, how: AttemptOptions) => Promise<string>): Promise<{ readonly served: string; readonly said: readonly string[] }> {
   const said: string[] = []
   const served = await firstToServe({
     what: 'cannot fetch', hosts: [mirror, registry], health, attempt, signal: new AbortController().signal, closing: new AbortController().signal, discard: () => undefined,
@@ -44,4 +44,20 @@ test('a host that is asked whether it is back keeps nobody waiting, and is said 
   health.failed(mirror, new HostFailure('unreachable', 'no connection within 30 s', { transient: true, timedOut: true }))
   now += 15_000
   assert.deepEqual(await raced(health, async ({ host }) => (host === 'mirror' ? never() : host)), { served: 'registry', said: ['mirror: it was asked whether it is back, and another host was faster'] })
+})
+
+test('a host that is alive has its time to answer, but no more than others to be connected to', async () => {
+  const health = new HostHealth({ headStartMs: 20, knownHeadStartMs: 600_000 })
+  health.answered(mirror)
+  const { served, said } = await raced(health, async ({ host }, { connectLead }) => {
+    if (host !== 'mirror') return host
+    setTimeout(connectLead.overran, connectLead.ms)
+    return never()
+  })
+  assert.deepEqual([served, said], ['registry', ['mirror: no answer within 0.02 s, and another host was faster']])
+  health.answered(mirror)
+  assert.deepEqual(await raced(health, async ({ host }) => {
+    assert.equal(host, 'mirror')
+    return new Promise((resolve) => { setTimeout(resolve, 60, host) })
+  }), { served: 'mirror', said: [] })
 })

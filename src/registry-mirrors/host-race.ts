@@ -3,6 +3,7 @@ import type { CriError } from '../errors/cri-error.ts'
 import { allFailed, type FailedHost, HostFailure } from './failures.ts'
 import type { HostHealth } from './host-health.ts'
 import type { RegistryHost } from './registry-host.ts'
+import type { ConnectLead } from './transport.ts'
 
 export interface RaceOptions<T> {
   /** Begins the error: `cannot fetch …`. */
@@ -26,6 +27,8 @@ export interface AttemptOptions {
   /** It is the last one, and may be asked again while `wanted()`. */
   readonly patient: boolean
   readonly wanted: () => boolean
+  /** A host that was alive a moment ago and takes no connection any more has no longer lead than an unknown one. */
+  readonly connectLead: ConnectLead
   readonly signal: AbortSignal
 }
 
@@ -39,15 +42,18 @@ interface Runner<T> {
   readonly outcome: Promise<Outcome<T>>
   /** Undefined: no other is asked before this one is done. */
   readonly headStartMs: number | undefined
+  /** Fulfilled when no connection stands in the time for that. */
+  readonly unconnected: Promise<void>
+  /** Why another one was asked before it had answered. */
+  late: string | undefined
   /** Frees it from the signal of whoever began it. */
   readonly detach: () => void
   readonly stop: (reason: unknown) => void
 }
 
 /** In words that are the same each time: who collects them keeps few. */
-function whyOvertaken({ headStartMs }: Pick<Runner<unknown>, 'headStartMs'>): HostFailure {
-  const since = headStartMs === undefined ? '' : headStartMs === 0 ? 'it was asked whether it is back, and ' : `no answer within ${headStartMs / 1000} s, and `
-  return new HostFailure('unreachable', `${since}another host was faster`)
+function whyOvertaken({ late }: Pick<Runner<unknown>, 'late'>): HostFailure {
+  return new HostFailure('unreachable', `${late === undefined ? '' : `${late}, and `}another host was faster`)
 }
 
 /** An overtaken attempt has its own deadlines; this one is for bodies that trickle in. */
@@ -140,16 +146,18 @@ class Race<T> {
   }
 
   #start(host: RegistryHost, headStartMs: number | undefined, patient: boolean, release?: () => void): Runner<T> {
-    const { attempt, signal, closing } = this.#options
+    const { attempt, health, signal, closing } = this.#options
     const own = new AbortController()
+    const unconnected = Promise.withResolvers<void>()
+    const connectLead = { ms: health.headStartMs, overran: unconnected.resolve }
     const follow = (): void => own.abort(signal.reason)
     if (signal.aborted) follow()
     signal.addEventListener('abort', follow)
-    const outcome = attempt(host, { patient, wanted: () => !this.#over, signal: AbortSignal.any([own.signal, closing]) }).then(
+    const outcome = attempt(host, { patient, wanted: () => !this.#over, connectLead, signal: AbortSignal.any([own.signal, closing]) }).then(
       (value): Outcome<T> => ({ kind: 'served', value }),
       (error: unknown): Outcome<T> => (error instanceof HostFailure ? { kind: 'failed', failure: error } : { kind: 'fatal', error }),
     ).finally(release)
-    const runner = { host, outcome, headStartMs, detach: () => signal.removeEventListener('abort', follow), stop: (reason: unknown) => own.abort(reason) }
+    const runner: Runner<T> = { host, outcome, headStartMs, unconnected: unconnected.promise, late: undefined, detach: () => signal.removeEventListener('abort', follow), stop: (reason: unknown) => own.abort(reason) }
     this.#running.add(runner)
     return runner
   }
@@ -157,17 +165,22 @@ class Race<T> {
   /** The outcome of any that runs, or that the newest has used up its head start. */
   async #next(newest: Runner<T> | undefined): Promise<'overran' | { readonly runner: Runner<T>; readonly outcome: Outcome<T> }> {
     const outcomes = [...this.#running].map(async (runner) => ({ runner, outcome: await runner.outcome }))
-    const { headStartMs, host } = newest ?? {}
-    if (headStartMs === undefined || host === undefined || this.#queue.length === 0) return Promise.race(outcomes)
-    if (headStartMs === 0) return 'overran'
+    if (newest?.headStartMs === undefined || this.#queue.length === 0) return Promise.race(outcomes)
+    const { host, headStartMs, unconnected } = newest
+    if (headStartMs === 0) {
+      newest.late = 'it was asked whether it is back'
+      return 'overran'
+    }
     const overran = Promise.withResolvers<'overran'>()
     const { health } = this.#options
-    const late = (): void => {
+    const late = (why: string): void => {
+      newest.late ??= why
       // After a pause of this process its timers come before the answers that have arrived meanwhile.
       void turn().then(() => turn()).then(() => overran.resolve('overran'))
     }
-    const timer = setTimeout(late, headStartMs)
-    const forget = health.onTrouble(host, late)
+    const timer = setTimeout(() => late(`no answer within ${headStartMs / 1000} s`), headStartMs)
+    void unconnected.then(() => late(`no answer within ${health.headStartMs / 1000} s`))
+    const forget = health.onTrouble(host, () => late('it does not answer now'))
     try {
       const event = await Promise.race([...outcomes, overran.promise])
       if (event === 'overran') health.overran(host)

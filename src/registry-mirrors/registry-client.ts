@@ -21,7 +21,7 @@ import type { Capability, RegistryHost } from './registry-host.ts'
 import { noRegistryMetrics, registerRegistryMetrics, type RegistryMetrics, type RequestResult } from './registry-metrics.ts'
 import { resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
-import { type Answer, Transport } from './transport.ts'
+import { type Answer, type ConnectLead, Transport } from './transport.ts'
 
 /** What a registry holds, by its digest. */
 export interface Descriptor {
@@ -89,6 +89,7 @@ interface Plan {
   readonly signal: AbortSignal
   readonly log: Logger
   readonly passedOver: PassOver['passedOver']
+  readonly connectLead?: ConnectLead
 }
 
 /** Asks one host; `its` is the plan with the attempt's own signal. */
@@ -327,7 +328,7 @@ export class RegistryClient {
 
   /** Any answer, after the registry's challenge was met. */
   async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<Answered> {
-    const { signal, log, ref } = plan
+    const { signal, log, ref, connectLead } = plan
     const credential = await this.#credentials.of(host, ref, plan.auth, signal)
     const scope: AuthScope = { host, repository: ref.repository, credential, refused: () => void this.#credentials.refused(host, ref), signal, log }
     const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
@@ -342,7 +343,7 @@ export class RegistryClient {
     let authorization = this.#authorizer.known(scope)
     const authorizationAt = (target: URL): string | undefined => this.#authorizer.known(anonymousAt(target, scope))
     for (let [met, metElsewhere] = [false, false]; ;) {
-      const answer = await this.#transport.send(host, { ...question, url, authorization, authorizationAt, signal, log })
+      const answer = await this.#transport.send(host, { ...question, url, authorization, authorizationAt, connectLead, signal, log })
       const { response, redirected } = answer
       if (response.statusCode !== 401 || (redirected && (metElsewhere || !offersToken(response)))) return answered(answer)
       await discardBody(response)
@@ -367,8 +368,8 @@ export class RegistryClient {
     }
     return firstToServe({
       what, hosts, health: this.#health, discard, signal: plan.signal, closing: this.#closing.signal,
-      attempt: async (host, { patient, wanted, signal }) => {
-        const its = { ...plan, signal }
+      attempt: async (host, { patient, wanted, connectLead, signal }) => {
+        const its = { ...plan, connectLead, signal }
         try {
           return await (patient ? this.#persistently(host, its, attempt, wanted) : this.#attempt(host, its, attempt))
         } catch (error) {

@@ -35,8 +35,16 @@ export interface OutgoingRequest {
   readonly body?: string
   /** The answer is believed, not verified by digest: it must not come over plain HTTP when the question went over TLS. */
   readonly believed?: boolean
+  readonly connectLead?: ConnectLead | undefined
   readonly signal: AbortSignal
   readonly log: Logger
+}
+
+/** For who has another host to ask. */
+export interface ConnectLead {
+  readonly ms: number
+  /** Called when a connection has been tried that long. The request goes on. */
+  readonly overran: () => void
 }
 
 export interface Answer {
@@ -200,7 +208,7 @@ interface Dispatch {
 
 async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
   const { agent, headers, dialTimeoutMs, headerTimeoutMs } = how
-  const { method, signal, body } = how.request
+  const { method, signal, body, connectLead } = how.request
   return new Promise<IncomingMessage>((resolve, reject) => {
     const module = url.protocol === 'https:' ? https : http
     const request = module.request(url, { agent, method, headers, signal })
@@ -209,7 +217,11 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
       clearTimeout(timer)
       timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true })), ms)
     }
-    const connected = (): void => waitFor(headerTimeoutMs, 'no answer')
+    const lead = connectLead === undefined ? undefined : setTimeout(connectLead.overran, connectLead.ms)
+    const connected = (): void => {
+      clearTimeout(lead)
+      waitFor(headerTimeoutMs, 'no answer')
+    }
     waitFor(dialTimeoutMs, 'no connection')
     request.once('socket', (socket) => {
       if (request.reusedSocket || !isConnecting(socket)) connected()
@@ -222,6 +234,7 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
     // Stays for the life of the request: an error after the response belongs to the body, whose reader sees it.
     request.on('error', (error) => {
       clearTimeout(timer)
+      clearTimeout(lead)
       const errno = errnoOf(error);
       const stale = request.reusedSocket && !signal.aborted && (errno === 'ECONNRESET' || errno === 'EPIPE')
       reject(stale ? new StaleConnection('stale connection', { cause: error }) : error)

@@ -192,6 +192,25 @@ describe('mirrors that fail', { skip: skipUnlessRoot }, () => {
       await eventually('it is back in use', async () => await servedBy() === host)
       assert.equal(state(), 'closed')
       assert.ok(revived.requests.length > 0)
+      await hole.vanish()
+    } finally {
+      client.close()
+    }
+  })
+
+  it('gives a host that vanishes after it has served no longer lead than an unknown one', async () => {
+    const host = await throughHole(5004)
+    const client = new RegistryClient({ ...noRegistrySettings, configPath: [node.certsDir], log: createLogger('fatal'), userAgent: 'test', env: {}, health: { headStartMs: 100, knownHeadStartMs: 600_000 } })
+    const servedBy = async (): Promise<string> => (await client.resolve(parseImageRef(`${registryName}/t/back:1`), null, { ...node.ctx, signal: AbortSignal.timeout(25_000) })).host
+    try {
+      await hole.revive()
+      {
+        await using revived = await startRegistry({ contentDir: node.contentDir, address: hole.address, port: 5004 })
+        assert.equal(await servedBy(), host)
+        assert.ok(revived.requests.length > 0)
+      }
+      await hole.vanish()
+      assert.equal(await servedBy(), `127.0.0.1:${second.port}`, 'before its 30 s to connect are over')
     } finally {
       client.close()
     }
