@@ -31,8 +31,8 @@ export interface PeerCertificateOptions {
 }
 
 /**
- * The certificate that a host presents, trusted or not. Sends no request of its own and no credential but the host's client certificate. Undefined
- * when the host does not speak TLS, or not in time.
+ * The certificate that a host presents, trusted or not. Asks for nothing and sends no credential but the host's client certificate: the connection is
+ * closed when it stands. Undefined when the host does not speak TLS, or not in time.
  */
 export async function peerCertificate(host: RegistryHost, options: PeerCertificateOptions): Promise<PeerCertificate | undefined> {
   const { env, signal, timeoutMs = 5000 } = options
