@@ -120,7 +120,7 @@ export const KEYS: readonly Key[] = [
   { id: 'images.discard_unpacked_layers', v2: 'containerd.discard_unpacked_layers', kind: 'bool', default: false, setting: 'discardUnpackedLayers', doc: 'Let containerd delete the compressed layers once they are unpacked: saves disk, but the image cannot be pushed or exported.' },
   { id: 'images.max_concurrent_downloads', kind: 'int', min: 0, default: 3, setting: 'maxConcurrentDownloads', doc: 'How many layers of one image are downloaded at the same time; 0: no limit of its own.' },
   { id: 'images.image_pull_progress_timeout', kind: 'duration', default: '5m0s', setting: 'imagePullProgressTimeoutMs', doc: 'A pull that receives no byte for so long is cancelled; "0s": never.' },
-  { id: 'images.image_pull_with_sync_fs', kind: 'bool', default: false, setting: 'imagePullWithSyncFs', doc: 'Sync the file system after each unpacked layer.' },
+  { id: 'images.image_pull_with_sync_fs', kind: 'bool', default: false, setting: 'imagePullWithSyncFs', doc: 'Sync the file system after each unpacked layer; by cri-shim itself where containerd does not know how (before 1.7.14).' },
   { id: 'images.stats_collect_period', kind: 'seconds', min: 1, default: 10, setting: 'statsCollectPeriodMs', doc: 'Seconds between two measurements of how much disk the containers\' snapshots use.' },
   { id: 'images.pinned_images.sandbox', v2: 'sandbox_image', kind: 'string', default: 'registry.k8s.io/pause:3.10', setting: 'sandboxImage', doc: 'The pause image of every pod. Pulled when missing, never removed by image garbage collection.' },
   { id: 'images.pinned_images.*', v2: null, kind: 'string', setting: 'pinnedImages.*', doc: 'More images that image garbage collection leaves alone.' },
