@@ -131,15 +131,18 @@ export function failureOfStatus(status: number, detail: string, headers: Incomin
   return new HostFailure('server', text, { transient: [408, 500, 502, 503, 504].includes(status), ...wait })
 }
 
+/** For ever, as far as anybody waits; the longest that a timer can be set for. */
+const maxRetryAfterMs = 2 ** 31 - 1
+
 /** Milliseconds that Retry-After asks for: seconds or a date (RFC 9110, section 10.2.3), the date by the host's own clock where it tells it. */
 export function retryAfter(headers: IncomingHttpHeaders, now = Date.now()): number | undefined {
   const value = headers['retry-after']?.trim() ?? ''
-  if (/^\d{1,9}$/.test(value)) return Number(value) * 1000
+  if (/^\d+$/.test(value)) return Math.min(Number(value) * 1000, maxRetryAfterMs)
   // Date.parse takes almost anything: a date begins with the day's name.
   const at = /^[A-Z][a-z]{2,8},? /.test(value) ? Date.parse(value) : Number.NaN
   if (Number.isNaN(at)) return undefined
   const theirs = Date.parse(headers.date ?? '')
-  return Math.max(0, at - (Number.isNaN(theirs) ? now : theirs))
+  return Math.min(Math.max(0, at - (Number.isNaN(theirs) ? now : theirs)), maxRetryAfterMs)
 }
 
 /** The failure of a request that got no answer, or whose answer broke off. */
@@ -163,6 +166,7 @@ export function failureOfError(error: unknown, host: RegistryHost): HostFailure 
     const text = plain ? 'it does not speak TLS: write http:// for it in the hosts.toml' : `TLS failed (${errno.toLowerCase().replace(/^err_ssl_/, '').replaceAll('_', ' ')})`
     return new HostFailure('unreachable', text, { cause: error })
   }
+  if (errno === 'HPE_HEADER_OVERFLOW') return new HostFailure('server', 'the head of its answer is too large', { cause: error })
   if (errno?.startsWith('HPE_') === true) return new HostFailure('unreachable', `it does not answer in HTTP (${errno})`, { cause: error })
   // An image may be named after 1.2.b.3, which is no host name for a URL. Without its cause, which holds the URL.
   if (errno === 'ERR_INVALID_URL') return new HostFailure('config', 'it is not a host name')

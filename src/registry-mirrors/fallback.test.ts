@@ -187,7 +187,7 @@ test('Retry-After in seconds, as a date by the host’s clock, and as nonsense',
   const later = 'Fri, 02 Jan 2026 03:04:35 GMT'
   const cases: readonly (readonly [string, string | undefined, number | undefined])[] = [
     ['0', undefined, 0], ['120', undefined, 120_000], [later, undefined, 30_000], [later, 'Fri, 02 Jan 2026 03:04:30 GMT', 5000], ['Fri, 02 Jan 2026 03:04:00 GMT', undefined, 0],
-    ['Friday, 02-Jan-26 03:04:35 GMT', undefined, 30_000], ['soon', undefined, undefined], ['-5', undefined, undefined], ['1.5', undefined, undefined], ['', undefined, undefined], ['2026', 'nonsense', 2_026_000],
+    ['Friday, 02-Jan-26 03:04:35 GMT', undefined, 30_000], ['soon', undefined, undefined], ['-5', undefined, undefined], ['1.5', undefined, undefined], ['99999999999999999999', undefined, 2 ** 31 - 1], ['Fri, 02 Jan 9026 03:04:05 GMT', undefined, 2 ** 31 - 1], ['', undefined, undefined], ['2026', 'nonsense', 2_026_000],
   ]
   for (const [value, date, expected] of cases) assert.equal(retryAfter({ 'retry-after': value, ...(date === undefined ? {} : { date }) }, at), expected, value)
   assert.equal(retryAfter({}), undefined)

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import net, { type AddressInfo } from 'node:net'
 import path from 'node:path'
 import { test } from 'node:test'
 import zlib from 'node:zlib'
@@ -239,6 +241,37 @@ test('a download that breaks off goes on at the next host, where it was', async 
       else assert.ok(from > 0 && from <= 1_500_000, `from ${from}`)
     }
   }
+})
+
+test('answers that are odd: HTTP/1.0, a large head, another range than asked for, and none any more', async () => {
+  const answers = new Map<string, string>()
+  const asked: string[] = []
+  const odd = net.createServer((socket) => {
+    socket.on('error', () => {})
+    socket.once('data', (request) => {
+      const line = request.toString('latin1').split('\r\n')[0] ?? ''
+      asked.push(line)
+      socket.end([...answers].find(([part]) => line.includes(part))?.[1] ?? 'HTTP/1.0 404 Not Found\r\n\r\n', 'latin1')
+    })
+  }).listen(0, '127.0.0.1')
+  await once(odd, 'listening')
+  t.cleanups.push(() => { odd.close() })
+  const url = `http://127.0.0.1:${(odd.address() as AddressInfo).port}`
+  const good = await t.registry()
+  answers.set('HEAD', `HTTP/1.0 200 OK\r\nContent-Type: ${mediaType.ociManifest}\r\nSet-Cookie: ${'x'.repeat(40_000)}\r\n\r\n`)
+  answers.set('GET /v2/team/app/manifests/', `HTTP/1.0 200 OK\r\nContent-Type: ${mediaType.ociManifest}\r\n\r\n${manifestBytes.toString('latin1')}`)
+  const alone = t.client({ configPath: await t.through({ url }) })
+  assert.deepEqual((await alone.resolve(ref, null, ctx)).descriptor, manifest)
+  const both = t.client({ configPath: await t.through({ url }, good) })
+  const ranges = ['bytes 0-9/10', `bytes 1000-${blobBytes.length - 1}/999999999`, `bytes 0-${blobBytes.length - 1}/${blobBytes.length}`, 'bytes */10', 'nonsense', '']
+  for (const range of ranges) {
+    answers.set('GET /v2/team/app/blobs/', `HTTP/1.1 206 Partial Content\r\nContent-Range: ${range}\r\n\r\nxxxxxxxxxx`)
+    assert.ok((await t.readBlob(both, { offsetBytes: 1000 })).bytes.equals(blobBytes.subarray(1000)), range)
+  }
+  answers.set('GET /v2/team/app/blobs/', 'HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n')
+  assert.ok((await t.readBlob(both, { offsetBytes: 1000 })).bytes.equals(blobBytes.subarray(1000)))
+  await failure(t.readBlob(alone, { offsetBytes: 1000 }), Code.UNAVAILABLE, /416 range not satisfiable/)
+  assert.equal(asked.filter((line) => line.includes('/blobs/')).length, ranges.length + 2)
 })
 
 test('a download goes on at the same host when there is no other', async () => {

@@ -58,6 +58,8 @@ export interface Answer {
 }
 
 const maxRedirects = 5
+/** Proxies add policies and cookies; Node's own limit is 16 KiB. */
+const maxHeadBytes = 256 * 1024
 const maxAgents = 64
 const rememberPlainMs = 60_000
 const idleSocketMs = 30_000
@@ -211,7 +213,7 @@ async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
   const { method, signal, body, connectLead } = how.request
   return new Promise<IncomingMessage>((resolve, reject) => {
     const module = url.protocol === 'https:' ? https : http
-    const request = module.request(url, { agent, method, headers, signal })
+    const request = module.request(url, { agent, method, headers, signal, maxHeaderSize: maxHeadBytes })
     let timer: NodeJS.Timeout
     const waitFor = (ms: number, what: string): void => {
       clearTimeout(timer)
