@@ -239,6 +239,13 @@ test('helpers’ credentials are used, replaced when they were refused, and miss
   await some.resolve(image, null, ctx)
   await readBlob(some, image)
   assert.equal(await readFile(path.join(root, 'runs'), 'utf8'), 'run\nrun\n')
+  // Registries whose tokens have run out say so with a 403, too.
+  await writeFile(path.join(root, 'secret'), 'refresh-1')
+  own.fault = ({ headers }) => (headers.authorization === basic('user', 'hunter2') ? { kind: 'status', status: 403 } : undefined)
+  own.auth = { kind: 'basic', username: 'user', password: 'refresh-1' }
+  await failure(some.resolve(image, null, ctx), Code.PERMISSION_DENIED, /403 forbidden/)
+  await some.resolve(image, null, ctx)
+  own.fault = () => undefined
   const missing = client({ credentials: { [own.host]: { helper: 'absent' } } })
   await failure(missing.resolve(image, null, ctx), Code.UNAUTHENTICATED, /none is given: docker-credential-absent is not in PATH/)
   assert.match(logged, /registry\.credentials.*helper: docker-credential-absent is not in PATH/)

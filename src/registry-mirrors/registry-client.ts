@@ -337,7 +337,9 @@ export class RegistryClient {
       response,
       refusal: (detail) => {
         const failure = failureOfStatus(response.statusCode ?? 0, detail, response.headers)
-        return redirected ? failure : withCredentialProblem(failure, credential)
+        if (redirected) return failure
+        if (failure.kind === 'denied') scope.refused?.()
+        return withCredentialProblem(failure, credential)
       },
     })
     let authorization = this.#authorizer.known(scope)
