@@ -18,6 +18,12 @@ test('config_path: a missing directory, with the one that was meant', () => {
   host.mkdir('etc/containerd/certs.d')
   assert.match(findings(host, body), /:3:3: warning: .*did you mean \/etc\/containerd\/certs\.d\?$/)
   assert.equal(findings(host, body.replace('cert.d', 'certs.d')), '')
+  // containerd's own default names two directories, of which most nodes have one.
+  const pair = `[${CRI}.registry]\n  config_path = "@/etc/containerd/certs.d:@/etc/docker/certs.d"\n`
+  assert.equal(findings(host, pair), '')
+  assert.match(findings(host, pair.replace('docker/certs.d', 'containerd/cert.d')), /^.*: there is no directory \/etc\/containerd\/cert\.d, so no registry mirrors are taken from there; make it, or take it out$/)
+  host.mkdir('etc/containerd/cert2.d')
+  assert.match(findings(host, pair.replace('docker/certs.d', 'containerd/cert.d')), /so no registry mirrors are taken from there; did you mean \/etc\/containerd\/cert2\.d\?$/)
   host.write('etc/hosts.toml', '')
   assert.match(findings(host, body.replace('containerd/cert.d', 'hosts.toml')), /error: registry.config_path: \/etc\/hosts\.toml is a file; name the directory/)
   assert.match(findings(host, body.replace('@/etc/containerd/cert.d', 'etc')), /error: registry.config_path must hold absolute paths/)

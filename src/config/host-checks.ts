@@ -86,27 +86,30 @@ function checkConfigPath(settings: Settings, origin: Origin | undefined, paths: 
       )
       continue
     }
-    const near = nearestDirectory(directory, paths.certsDir)
-    const remedy = near === undefined ? 'make it, or take the setting out' : `did you mean ${near}?`
+    const others = configPath.some((each) => each !== directory && isDirectory(each))
+    // containerd's own default names two such directories, of which most nodes have one.
+    if (others && basename(directory) === basename(paths.certsDir)) continue
+    const near = nearestDirectory(directory, paths.certsDir, configPath)
+    const remedy = near === undefined ? `make it, or take ${others ? 'it' : 'the setting'} out` : `did you mean ${near}?`
     diagnostics.warning(
       'missing-path',
-      `registry.config_path: there is no directory ${directory}, so no registry mirrors are used; ${remedy}`,
+      `registry.config_path: there is no directory ${directory}, so no registry mirrors are ${others ? 'taken from there' : 'used'}; ${remedy}`,
       origin,
       { key: 'config_path', ...(near === undefined ? {} : { intended: near }) },
     )
   }
 }
 
-/** A directory beside the missing one with nearly its name; else the usual one, when it exists. */
-function nearestDirectory(path: string, usual: string): string | undefined {
+/** A directory beside the missing one with nearly its name; else the usual one, when it exists. None of `taken`. */
+function nearestDirectory(path: string, usual: string, taken: readonly string[]): string | undefined {
   const wanted = basename(path)
   const siblings = entries(dirname(path))
     .map((name) => ({ name, distance: editDistance(name.toLowerCase(), wanted.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= Math.max(2, Math.floor(wanted.length / 3)) && isDirectory(join(dirname(path), name)))
+    .filter(({ name, distance }) => distance <= Math.max(2, Math.floor(wanted.length / 3)) && !taken.includes(join(dirname(path), name)) && isDirectory(join(dirname(path), name)))
     .sort((a, b) => a.distance - b.distance)
   const best = siblings[0]
   if (best !== undefined) return join(dirname(path), best.name)
-  return isDirectory(usual) && usual !== path ? usual : undefined
+  return isDirectory(usual) && usual !== path && !taken.includes(usual) ? usual : undefined
 }
 
 function checkCniPlugins(settings: Settings, confDir: string, maxConfNum: number, origin: Origin | undefined, paths: HostPaths, diagnostics: Diagnostics): void {
