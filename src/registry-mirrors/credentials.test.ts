@@ -78,6 +78,10 @@ test('every form of a pull secret', async () => {
     [{ identity_token: 'refresh' }, { kind: 'identity', token: 'refresh' }],
     [{ username: '<token>', password: 'refresh' }, { kind: 'identity', token: 'refresh' }],
     [{ auth: encoded('<token>:refresh') }, { kind: 'identity', token: 'refresh' }],
+    // Azure's: a name that stands for none, and no password.
+    [{ username: '00000000-0000-0000-0000-000000000000', password: '', identity_token: 'refresh' }, { kind: 'identity', token: 'refresh' }],
+    [{ auth: encoded('00000000-0000-0000-0000-000000000000:'), identity_token: 'refresh' }, { kind: 'identity', token: 'refresh' }],
+    [{ username: 'pod', password: 'hunter2', identity_token: 'refresh' }, password('pod', 'hunter2')],
     [{ registry_token: 'bearer' }, { kind: 'registry', token: 'bearer' }],
     [{}, none], [null, none], [{ username: '' }, none],
   ]
@@ -108,6 +112,12 @@ test('configured credentials: our own section before auths before configs, by ho
   assert.equal(warnings.length, 1)
   assert.ok(!warnings.join().includes('hunter2') && !JSON.stringify(broken).includes('hunter2'))
   assert.deepEqual(await some.of(hostOf('registry-1.docker.io'), image, { username: 'pod', password: 'p' }), password('pod', 'p'), 'the pull secret comes first')
+})
+
+test('an identity token beside a name without a password is what counts in settings too', async () => {
+  const some = credentials({ credentials: { 'one.example': { username: 'nobody', identityToken: 'refresh' }, 'two.example': { username: 'pod', password: 'hunter2', identityToken: 'refresh' } } })
+  assert.deepEqual(await some.of(hostOf('one.example'), image, null), { kind: 'identity', token: 'refresh' })
+  assert.deepEqual(await some.of(hostOf('two.example'), image, null), password('pod', 'hunter2'))
 })
 
 test('a Docker config.json: auths by host and path, credHelpers, credsStore', async () => {

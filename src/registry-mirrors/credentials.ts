@@ -176,8 +176,7 @@ function notSent(host: CredentialHost, image: CredentialImage, auth: PullAuth): 
 
 function addStatic(found: Candidate[], auth: AuthSettings, source: string): void {
   const { username = '', password = '', identityToken = '', auth: encoded = '' } = auth
-  // A name of none: what docker login writes beside an identity token.
-  if (identityToken !== '' && (username === '' || username === tokenName)) found.push({ kind: 'known', source, credential: { kind: 'identity', token: identityToken } })
+  if (identityToken !== '' && namesNobody(username, password)) found.push({ kind: 'known', source, credential: { kind: 'identity', token: identityToken } })
   else if (username !== '') found.push({ kind: 'known', source, credential: withName(username, password) })
   else if (encoded !== '') {
     const credential = decode(encoded)
@@ -187,7 +186,7 @@ function addStatic(found: Candidate[], auth: AuthSettings, source: string): void
 
 function ofPullAuth(auth: Partial<AuthConfig>): Credential {
   const { username = '', password = '', auth: encoded = '', identity_token: identity = '', registry_token: registry = '' } = auth
-  if (username !== '' && (username !== tokenName || identity === '')) return withName(username, password)
+  if (username !== '' && (identity === '' || !namesNobody(username, password))) return withName(username, password)
   if (identity !== '') return { kind: 'identity', token: identity }
   if (encoded !== '') {
     const credential = decode(encoded)
@@ -197,6 +196,11 @@ function ofPullAuth(auth: Partial<AuthConfig>): Credential {
   if (registry === '') return none
   if (/[^\x21-\x7e]/.test(registry)) throw invalidArgument('the registry token of the pull secret has characters that no token has')
   return { kind: 'registry', token: registry }
+}
+
+/** What is written beside an identity token: no name, docker's stand-in, or a name without a password. */
+function namesNobody(username: string, password: string): boolean {
+  return username === '' || username === tokenName || password === ''
 }
 
 /** The user name that stands for "the secret is an identity token" (docker-credential-helpers). */
