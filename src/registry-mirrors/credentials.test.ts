@@ -18,7 +18,7 @@ const image = { registry: 'docker.io', repository: 'library/busybox' }
 function hostOf(host: string, registry = image.registry): RegistryHost {
   return {
     url: `https://${host}/v2`, protocol: 'https', host, apiRoot: '/v2', capabilities: new Set(allCapabilities), tls: noTls, headers: {}, dialTimeoutMs: 1000,
-    ownRegistry: isOwnRegistry(registry, host), source: 'test',
+    ownRegistry: isOwnRegistry(registry, host, 'https'), source: 'test',
   }
 }
 

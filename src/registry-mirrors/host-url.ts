@@ -53,9 +53,10 @@ export function portOf(host: string): number | undefined {
   return port === undefined || (host.includes('[') && !host.includes(']:')) ? undefined : Number(port)
 }
 
-/** Whether `host` is the registry that images named `registry/…` come from. */
-export function isOwnRegistry(registry: string, host: string): boolean {
-  return canonicalRegistry(registry.toLowerCase()) === canonicalRegistry(host)
+/** Whether `host` is the registry that images named `registry/…` come from. Port 443 may be written in either name where it is what is meant. */
+export function isOwnRegistry(registry: string, host: string, protocol: Protocol): boolean {
+  const name = (text: string): string => canonicalRegistry(protocol === 'https' ? text.replace(/:443$/, '') : text)
+  return name(registry.toLowerCase()) === name(host)
 }
 
 /** How a registry is spoken to when nothing says so: HTTPS, and for this machine whichever of HTTPS and HTTP answers. */

@@ -131,6 +131,19 @@ test('a server that is named as a host too is the same host: asked once, with wh
   assert.deepEqual(shown(await put2('reg.example:5000', 'server = "https://reg.example:5000"\n[host."http://reg.example:5000"]\n[host."https://reg.example"]\n')), ['http reg.example:5000/v2 own', 'https reg.example/v2', 'https reg.example:5000/v2 own'])
 })
 
+test('a registry is its own server with and without the port of TLS, and not in plain HTTP', async () => {
+  const configPath = [path.join(root, 'ports')]
+  const last = async (registry: string, server: string): Promise<string | undefined> => {
+    await put(`ports/${registry}/hosts.toml`, `server = "${server}"`)
+    return shown(await hostsOf(registry, { configPath })).at(-1)
+  }
+  assert.equal(await last('one.example:443', 'https://one.example'), 'https one.example/v2 own')
+  assert.equal(await last('two.example', 'https://two.example:443'), 'https two.example:443/v2 own')
+  assert.equal(await last('three.example:443', 'http://three.example'), 'http three.example/v2')
+  assert.equal(await last('four.example:80', 'https://four.example'), 'https four.example/v2')
+  assert.equal(await last('docker.io', 'https://registry-1.docker.io:443'), 'https registry-1.docker.io:443/v2 own')
+})
+
 test('Docker’s certificate files count where there is no hosts.toml', async () => {
   const dir = path.join(root, 'docker/reg.example')
   for (const name of ['b.crt', 'a.crt', 'client.cert', 'client.key', 'lone.cert', 'README']) await put(`docker/reg.example/${name}`, 'x')

@@ -156,7 +156,7 @@ function makeHost(registryHost: string, host: string, parts: HostParts): Registr
     tls: settings.tls ?? noTls,
     headers: settings.headers,
     dialTimeoutMs: settings.dialTimeoutMs ?? defaultDialTimeoutMs,
-    ownRegistry: isOwnRegistry(registryHost, host),
+    ownRegistry: isOwnRegistry(registryHost, host, protocol),
     source,
   }
 }
