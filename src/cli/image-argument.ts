@@ -10,8 +10,6 @@ export async function imageArgument(command: string, { positionals }: Arguments)
   try {
     return parseImageRef(name)
   } catch (error) {
-    if (!(error instanceof CriError)) throw error
-    const scheme = /^[a-z][a-z0-9+.-]*:\/\//i.exec(name)?.[0]
-    throw new UsageError(`${command}: ${error.message}${scheme === undefined ? '' : `; write it without ${scheme}`}`, { cause: error })
+    throw error instanceof CriError ? new UsageError(`${command}: ${error.message}`, { cause: error }) : error
   }
 }

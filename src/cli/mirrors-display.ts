@@ -125,7 +125,8 @@ class Page {
     let line = indent
     for (const word of plain.slice(indent.length).split(' ')) {
       const begun = line.trim() !== ''
-      if (begun && line.length + 1 + word.length > this.#columns) {
+      // A first word that is too long for its line is too long for the next one as well.
+      if (begun && line.length > hanging.length && line.length + 1 + word.length > this.#columns) {
         this.#lines.push(line)
         line = hanging + word
       } else line += begun ? ` ${word}` : word

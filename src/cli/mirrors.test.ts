@@ -113,7 +113,7 @@ test('explain: a broken file is an error with its line, and no host that can be 
     const wrong = await run(...command.split(' '), '--config', config, 'UPPER/x y')
     assert.equal(wrong.code, 2)
     assert.match(wrong.stderr, /white space/)
-    assert.match((await run(...command.split(' '), 'https://registry.test/x')).stderr, /is not a registry host; write it without https:/)
+    assert.match((await run(...command.split(' '), 'https://registry.test/x')).stderr, /without https:/)
   }
   assert.match((await run('mirrors', 'explain', '--probe=yes', 'x')).stderr, /--probe takes no value/)
 })
@@ -201,6 +201,7 @@ test('explain: lines end at the edge of a terminal, and go on whole into a pipe;
   const drawn = (await explainWith({ terminal: { isTTY: true, columns: 80 }, configFiles: [] }, ...words)).stdout
   // A path or a URL is not torn apart.
   assert.deepEqual(drawn.split('\n').filter((line) => line.length > 80 && line.trim().split(' ').length > 1 && !/[/:].{40}/.test(line)), [])
+  assert.match(drawn, /\n {5}manifest {4}http:\/\/mirror\.test\/v2\/team\/app\/manifests\/latest\?ns=registry\.test\n/, 'what does not fit anyway stays beside its name')
   assert.match(drawn, /\n {5}warning {5}what it says of tags .*\n {17}\S.*\n/)
   const piped = (await explainWith({ terminal: {}, configFiles: [] }, ...words)).stdout
   assert.equal(drawn.replaceAll(/\s+/g, ' '), piped.replaceAll(/\s+/g, ' '))

@@ -28,6 +28,7 @@ test('a directory with another name of the registry', async () => {
   for (const name of ['registry-1.docker.io', 'index.docker.io', 'hub.docker.com', 'registry-1.docker.io_443_']) {
     assert.deepEqual(await missed('docker.io', [`${name}/hosts.toml`]), [`${name}: images of Docker Hub are called docker.io/…, and the directory is too: move it to R/docker.io`])
   }
+  assert.match((await missed('docker.io', ['registry-1.docker.io/', 'docker.io/hosts.toml'], { decides: 'docker.io' }))[0] ?? '', /^registry-1\.docker\.io: .*: R\/docker\.io counts for them$/)
   for (const name of ['https:__docker.io', 'https_docker.io', 'https%3A%2F%2Fdocker.io', 'https-docker.io']) {
     assert.deepEqual(await missed('docker.io', [`${name}/hosts.toml`]), [`${name}: a directory is named after the host, without https://: move it to R/docker.io`])
   }

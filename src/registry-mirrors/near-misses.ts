@@ -86,11 +86,11 @@ function whyNotFile(name: string, root: string, registry: string): string | unde
 function whyNotDirectory(name: string, root: string, registry: string, directory: string | undefined): string | undefined {
   const bare = withoutScheme(name)
   if (bare !== name && isFor(bare, registry)) return `a directory is named after the host, without https://: ${move(root, registry)}`
-  if (registry === 'docker.io' && hubNames.has(hostName(bare.toLowerCase().replace(/_(\d+)_?$/, ':$1')))) return `images of Docker Hub are called docker.io/…, and the directory is too: ${move(root, registry)}`
+  const hasOwn = directory !== undefined && path.basename(directory) !== '_default'
+  if (registry === 'docker.io' && hubNames.has(hostName(bare.toLowerCase().replace(/_(\d+)_?$/, ':$1')))) return `images of Docker Hub are called docker.io/…, and the directory is too: ${hasOwn ? `${directory} counts for them` : move(root, registry)}`
   if (bare.trim().toLowerCase() === registry.toLowerCase()) return `names are taken letter by letter: ${move(root, registry)}`
   if (/^(?:_*defaults?_*|\*)$/i.test(name)) return directory === undefined ? 'the directory for every registry without one of its own is called _default: rename it' : undefined
   const [theirs, ours] = [splitName(bare), splitName(registry)]
-  const hasOwn = directory !== undefined && path.basename(directory) !== '_default'
   if (theirs.host === ours.host && theirs.port !== ours.port && hasOwn) return undefined
   if (theirs.host === ours.host) {
     if (theirs.port === ours.port) return `the port is written ${hostDirNames(registry).slice(0, -1).join(' or ')}: rename it`
