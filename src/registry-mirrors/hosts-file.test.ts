@@ -124,6 +124,28 @@ test('what the root says about a server that is not named is warned about', () =
   assert.match(warnings.join(), /what follows \? or #/)
 })
 
+test('what stands in another table than was meant is warned about', () => {
+  const { warnings, hosts } = parseHostsFile(`[host."https://a"]
+  [host."https://a".header]
+    x-team = "a"
+  capabilities = ["pull"]
+  dial_timeout = "5s"
+[host.mirror.example]
+  ca = "x"
+[header]
+  x = "1"
+server = "https://b"
+`, file)
+  assert.deepEqual(hosts.map(({ address }) => address.host), ['a', 'mirror'])
+  const expected = [
+    [4, /header "capabilities".*setting of the host.*above the \[….header\] line/], [5, /header "dial_timeout"/], [6, /unknown key "example".*\[host\."mirror\.example"\]/], [10, /header "server"/],
+  ] as const
+  for (const [line, why] of expected) {
+    assert.ok(warnings.some((warning) => warning.startsWith(`${file}:${line}: `) && why.test(warning)), `${line} ${why} in\n${warnings.join('\n')}`)
+  }
+  assert.equal(warnings.length, expected.length)
+})
+
 test('what is odd but usable is warned about, with its line', () => {
   const { warnings, server, hosts } = parseHostsFile(`server = "https://docker.io"
 capabilites = ["pull"]

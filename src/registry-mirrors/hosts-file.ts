@@ -225,6 +225,7 @@ class Reader {
         const here = [...at, name]
         if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) throw this.#bad(here, `"${clip(name)}" is not a header name`)
         const values = typeof item === 'string' ? [item] : this.#strings(item, here, `header "${clip(name)}" must be a string or an array of strings`)
+        if (rootKeys.includes(name)) this.#warn(here, `header "${clip(name)}" looks like a setting of the host: it belongs above the [….header] line`)
         if (requestHeaders.has(name.toLowerCase())) this.#warn(here, `header "${clip(name)}" is not used: it belongs to the request itself`)
         // The value is not shown: headers carry credentials.
         if (values.some((text) => /[^\t\x20-\x7e\x80-\xff]/.test(text))) throw this.#bad(here, `header "${clip(name)}" has a character that headers must not have`)
@@ -267,7 +268,8 @@ class Reader {
       if (known.includes(key)) continue
       const likely = nearestWord(key, known)?.word
       const belongs = at.length > 0 && key === 'server' ? 'it belongs above the first [host."…"] table' : undefined
-      const hint = belongs ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
+      const split = at.length === 2 && typeof table[key] === 'object' && !Array.isArray(table[key]) ? `names with dots are quoted: [host."${clip(`${at[1]}.${key}`)}"]` : undefined
+      const hint = belongs ?? split ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
       this.#warn([...at, key], `unknown key "${clip(key)}" is ignored; ${hint}`)
     }
   }
