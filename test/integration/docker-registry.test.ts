@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { randomBytes } from 'node:crypto'
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
@@ -30,7 +31,7 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
   /** TLS and basic authentication; TLS with client certificates. */
   let [basic, mutual]: DockerRegistry[] = []
   const stack = new AsyncDisposableStack()
-  let image: { readonly content: ContentDir; readonly descriptor: Descriptor }
+  let image: { readonly content: ContentDir; readonly descriptor: Descriptor; readonly large: Descriptor }
 
   const directory = temporaryDirectory()
   const metrics = `unix://${directory.path}/metrics.sock`
@@ -40,7 +41,9 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
       metricsAddress: metrics,
       images: async (content) => {
         const layers = [await addLayer(content, [file('one', 'one')]), await addLayer(content, [file('two', 'two'.repeat(100_000))], 'oci', 'none')]
-        image = { content, descriptor: await addImage(content, layers, hostArchitecture(), {}) }
+        const large = await addLayer(content, [file('large', randomBytes(12 * 1024 * 1024))], 'oci', 'none')
+        image = { content, descriptor: await addImage(content, layers, hostArchitecture(), {}), large: await addImage(content, [large], hostArchitecture(), {}) }
+        content.name('docker.io/t/large:1', image.large)
         content.name('docker.io/t/app:1', image.descriptor)
       },
       editConfig: async (toml, dir) => `${toml}\n[plugins."io.cri-shim.v1".registry]\ncredential_helper_dir = "${join(dir, 'helpers')}"\n[plugins."io.cri-shim.v1".registry.credentials."*"]\nconfig_file = "${join(dir, 'docker.json')}"\n`,
@@ -51,6 +54,7 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     basic = stack.use(await startDockerRegistry({ dir: node.dir, htpasswd, tls: { certFile, keyFile } }))
     mutual = stack.use(await startDockerRegistry({ dir: node.dir, tls: { certFile, keyFile, clientCa: caFile } }))
     await push(open, image.content, 't/app', '1', image.descriptor)
+    await push(open, image.content, 't/large', '1', image.large)
   })
   afterEach(async () => {
     await rm(join(node.dir, 'docker.json'), { force: true })
@@ -101,6 +105,15 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     await copyFile(clientCertFile, join(dir, 'node.cert'))
     await copyFile(clientKeyFile, join(dir, 'node.key'))
     assert.match(await pull(node, name), /^sha256:/)
+  })
+
+  it('serves a large layer over TLS, which containerd finds to be the right one, and small ones after it', async () => {
+    assert.ok(basic)
+    await hosts(basic.host, `server = "${basic.url}"\nca = "${certificates.caFile}"\n`)
+    for (const name of ['large', 'app', 'large']) {
+      assert.match(await pullWith(`${basic.host}/t/${name}:1`, secret), /^sha256:/)
+      await node.cri.image.RemoveImage({ image: { image: `${basic.host}/t/${name}:1` } })
+    }
   })
 
   it('is a mirror with a credential of its own: from a Docker config.json and from a credential helper, never the pod’s', async () => {
