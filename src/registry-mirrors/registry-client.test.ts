@@ -41,8 +41,10 @@ test('a registry without usable HEAD is asked with GET', async () => {
   const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   const direct = t.client()
-  one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'status', status: 405 } : undefined)
-  assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest)
+  for (const status of [400, 403, 405, 406, 501]) {
+    one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'status', status } : undefined)
+    assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest, String(status))
+  }
   one.fault = () => undefined
   one.withoutDigestHeader = true
   assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest)
@@ -111,6 +113,15 @@ test('a manifest with wrong bytes is not taken', async () => {
   bad.withoutDigestHeader = true
   bad.contentType = 'application/json'
   assert.equal((await t.client({ configPath: await t.through(bad, good) }).resolve(pinned, null, ctx)).host, good.host)
+})
+
+test('a mirror whose path has a /v2 too many says so when it has not got the image', async () => {
+  const [harbor, good] = [await t.registry(), await t.registry()]
+  const configPath = await t.certsD(`server = "${good.url}"\n[host."${harbor.url}/v2/hub"]\n`)
+  const hint = `${harbor.host}: 404 not found .*asked below /v2/hub/v2: override_path = true takes the path as it is written`
+  await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.NOT_FOUND, new RegExp(`${hint}.*; ${good.host}: 404 not found$`))
+  harbor.fault = () => ({ kind: 'status', status: 200, body: '<html>', headers: { 'content-type': 'text/html' } })
+  await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.DATA_LOSS, /text\/html that is no image manifest.*asked below \/v2\/hub\/v2/)
 })
 
 test('manifests are bounded', async () => {

@@ -421,7 +421,7 @@ export class RegistryClient {
         plan.signal.throwIfAborted()
         throw error
       }
-      const failure = failureOfError(error, host)
+      const failure = withPathHint(failureOfError(error, host), host)
       this.#health.failed(host, failure)
       count(failure.kind)
       throw failure
@@ -465,6 +465,12 @@ function anonymousAt(target: URL, scope: AuthScope): AuthScope {
   }
   const repository = /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(target.pathname)?.[1] ?? scope.repository
   return { host: there, repository, credential: { kind: 'none' }, foreign: true, signal, log }
+}
+
+/** `https://harbor/v2/project` without override_path: the mistake that nothing else would tell from an image that is not there. */
+function withPathHint(failure: HostFailure, { apiRoot }: RegistryHost): HostFailure {
+  const likely = /\/v2\/.*\/v2$/.test(apiRoot) && (failure.kind === 'missing' || failure.kind === 'content')
+  return likely ? failure.with(`${failure.message} (asked below ${apiRoot}: override_path = true takes the path as it is written)`) : failure
 }
 
 /** A registry may say in many ways that it wants a credential: that there is none although one was meant to be belongs to the answer. */
