@@ -41,10 +41,12 @@ test('a registry without usable HEAD is asked with GET', async () => {
   const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)
   const direct = t.client()
-  for (const status of [400, 403, 405, 406, 501]) {
+  for (const status of [400, 403, 404, 405, 406, 501]) {
     one.fault = ({ method }) => (method === 'HEAD' ? { kind: 'status', status } : undefined)
     assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest, String(status))
   }
+  one.requests.length = 0
+  await failure(direct.resolve(parseImageRef(`${one.host}/team/app:none`), null, ctx), Code.NOT_FOUND, /404 not found \(MANIFEST_UNKNOWN: manifest unknown\)/)
   one.fault = () => undefined
   one.withoutDigestHeader = true
   assert.deepEqual((await direct.resolve(own, null, ctx)).descriptor, manifest)
@@ -119,7 +121,7 @@ test('a mirror whose path has a /v2 too many says so when it has not got the ima
   const [harbor, good] = [await t.registry(), await t.registry()]
   const configPath = await t.certsD(`server = "${good.url}"\n[host."${harbor.url}/v2/hub"]\n`)
   const hint = `${harbor.host}: 404 not found .*asked below /v2/hub/v2: override_path = true takes the path as it is written`
-  await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.NOT_FOUND, new RegExp(`${hint}.*; ${good.host}: 404 not found$`))
+  await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.NOT_FOUND, new RegExp(`${hint}.*; ${good.host}: 404 not found \\(MANIFEST_UNKNOWN: manifest unknown\\)$`))
   harbor.fault = () => ({ kind: 'status', status: 200, body: '<html>', headers: { 'content-type': 'text/html' } })
   await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.DATA_LOSS, /text\/html that is no image manifest.*asked below \/v2\/hub\/v2/)
 })

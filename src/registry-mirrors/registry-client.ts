@@ -268,9 +268,9 @@ export class RegistryClient {
     const { response, refusal } = await this.#answer(host, plan, question)
     await discardBody(response)
     const status = response.statusCode ?? 0
-    // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself.
+    // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself, or say 404 to it.
     if (status !== 200) {
-      if ([400, 403, 405, 406, 501].includes(status)) return undefined
+      if ([400, 403, 404, 405, 406, 501].includes(status)) return undefined
       throw refusal('')
     }
     const type = bareType(response.headers['content-type'])
