@@ -159,6 +159,9 @@ const answerMs = 120_000
 const hashedBytesPerMs = 10_000
 const commitMs = 15 * 60_000
 
+/** So much of a blob's end goes with its commit instead of a message of its own. */
+const dataInCommitBytes = 256 * 1024
+
 /** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
 const maxUnansweredBytes = 4 * messageBytes
 
@@ -187,7 +190,7 @@ export class ContentWriter {
     this.#client = client
     this.#ctx = ctx
     this.#options = options
-    this.#messages = new WriteMessages(options.ref)
+    this.#messages = new WriteMessages(options.ref, options.sizeBytes)
     this.#call = client.upload(service, 'Write', { lease: options.lease }, {
       answer: (answer) => {
         this.#lastAnswer = answer
@@ -286,14 +289,15 @@ export class ContentWriter {
       await this.#commitFile(this.#file, labels)
       return
     }
-    await this.#flush()
+    const data = this.#messages.rest(dataInCommitBytes)
+    if (data === undefined) await this.#flush()
     await this.#until(() => this.#answered === this.#sent)
     // From here on it is seen through: containerd would go on with a cancelled commit, and the blob would come after its lease has gone.
     this.#ctx.signal.throwIfAborted()
     this.#ctx.signal.removeEventListener('abort', this.#onAbort)
     this.#lastAnswer = undefined
     this.#send({
-      action: content_WriteAction.COMMIT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest, offset: String(this.#sent), labels,
+      action: content_WriteAction.COMMIT, ref: this.#options.ref, total: String(this.#options.sizeBytes), expected: this.#options.digest, offset: String(this.#sent), data: data ?? Buffer.alloc(0), labels,
     })
     try {
       await this.#until(() => this.#lastAnswer !== undefined, commitMs)

@@ -150,16 +150,16 @@ export class Puller {
       hosts.add(resolved.host)
       tracker.resolved(resolved.descriptor.digest, resolved.host)
       const lease = leaseId(request, resolved.descriptor)
-      const pulled = await this.#underLease(watched, operation, lease, ref, async () => {
-        const source: PullSource = {
-          ref, auth, lease, tracker, precedence: new Precedence(), served: (host) => hosts.add(host), watch: (transfer) => watchdog.watch(transfer),
-          progress: (count) => {
-            bytes += count
-            watchdog.progress()
-          },
-        }
-        tracker.step('fetch manifest')
-        const target = await operation.step('fetch manifest', () => this.#fetchTarget(watched, source, resolved.descriptor, request.snapshotter))
+      const source: PullSource = {
+        ref, auth, lease, tracker, precedence: new Precedence(), served: (host) => hosts.add(host), watch: (transfer) => watchdog.watch(transfer),
+        progress: (count) => {
+          bytes += count
+          watchdog.progress()
+        },
+      }
+      tracker.step('fetch manifest')
+      const fetchTarget = (fetching: Ctx): Promise<Target> => operation.step('fetch manifest', () => this.#fetchTarget(fetching, source, resolved.descriptor, request.snapshotter))
+      const pulled = await this.#underLease(watched, operation, lease, ref, fetchTarget, async (target) => {
         const settle = await this.#options.unsettled?.begin(noteOf(request, resolved.descriptor, target))
         try {
           await join<[void, void]>(watched.signal, [
@@ -174,7 +174,7 @@ export class Puller {
       })
       const { manifest, id } = pulled.target
       ctx.log.info({
-        image: ref.toString(), id, artifact: manifest.artifact?.type, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
+        ref: ref.toString(), id, artifact: manifest.artifact?.type, digest: resolved.descriptor.digest, layers: manifest.layers.length, bytes, hosts: [...hosts],
         ms: Math.round(performance.now() - started), ...servedBy(tracker),
       }, 'pulled')
       return { id, names: pulled.names }
@@ -183,19 +183,27 @@ export class Puller {
     }
   }
 
-  /** Runs the part of a pull that makes things in containerd. */
-  async #underLease<T>(ctx: Ctx, operation: Operation, lease: string, ref: ImageRef, work: () => Promise<T>): Promise<T> {
-    await operation.step('create lease', () => this.#takeLease(ctx, lease, ref))
+  /** Runs the part of a pull that makes things in containerd: what `prepare` brings meanwhile. */
+  async #underLease<P, T>(ctx: Ctx, operation: Operation, lease: string, ref: ImageRef, prepare: (ctx: Ctx) => Promise<P>, work: (prepared: P) => Promise<T>): Promise<T> {
+    let isTaken = false
     let end: 'keep' | 'delete' | 'collect' = 'delete'
+    const take = async (): Promise<void> => {
+      await operation.step('create lease', () => this.#takeLease(ctx, lease, ref))
+      isTaken = true
+    }
     try {
-      return await work()
+      // Once begun the lease is made, whatever becomes of the manifest: then it can be given back.
+      const [, prepared] = await join<[void, P]>(ctx.signal, [take, (signal) => prepare(withSignal(ctx, signal))])
+      return await work(prepared)
     } catch (error) {
       end = error instanceof CriError && worthGoingOn.has(error.code) ? 'keep' : 'collect'
       throw error
     } finally {
       // The image is what counts; a lease that stays ends by itself.
-      await operation.step('delete lease', () => this.#giveLease(withSignal(ctx, AbortSignal.timeout(leaseDeleteTimeoutMs)), lease, end))
-        .catch((error: unknown) => ctx.log.warn({ err: error, lease }, 'cannot delete the lease of a pull: it ends after a day'))
+      if (isTaken) {
+        await operation.step('delete lease', () => this.#giveLease(withSignal(ctx, AbortSignal.timeout(leaseDeleteTimeoutMs)), lease, end))
+          .catch((error: unknown) => ctx.log.warn({ err: error, lease }, 'cannot delete the lease of a pull: it ends after a day'))
+      }
     }
   }
 
@@ -386,7 +394,8 @@ export class Puller {
     const names = namesOf(ref, descriptor, target)
     const labels = { [criLabels.image]: criLabels.imageManaged, ...(pinned ? { [criLabels.pinned]: criLabels.pinnedValue } : {}) }
     const size = isIndex(descriptor.mediaType) ? descriptor.sizeBytes : target.descriptor.sizeBytes
-    for (const name of names) await this.#options.containerd.images.createOrUpdate(ctx, { name, target: { media_type: descriptor.mediaType, digest: descriptor.digest, size: String(size) }, labels })
+    const image = { media_type: descriptor.mediaType, digest: descriptor.digest, size: String(size) }
+    await join<void[]>(ctx.signal, names.map((name) => (signal) => this.#options.containerd.images.createOrUpdate(withSignal(ctx, signal), { name, target: image, labels })))
     return names
   }
 }
