@@ -239,6 +239,7 @@ describe('snapshotters outside of containerd', { skip: skipUnlessRoot }, () => {
     const goOn = Promise.withResolvers<void>()
     const reached = Promise.withResolvers<void>()
     undo.push(node.registry.fault({ match: (request) => (request.reference === layers[2] ? (reached.resolve(), true) : false), action: { kind: 'hold', afterBytes: 0, until: goOn.promise } }))
+    await pullLazily('remote')
     const pulling = pullLazily('killed')
     await reached.promise
     await remote.kill()
@@ -251,6 +252,9 @@ describe('snapshotters outside of containerd', { skip: skipUnlessRoot }, () => {
     assert.equal(await pull(node, nameOf('unknown')), other)
     await removePods(node, await runPod(node, pod))
     await remove('unknown')
+    // An image can be removed meanwhile: what it had is collected later.
+    await remove('remote')
+    assert.equal((await node.cri.image.ImageStatus({ image: { image: nameOf('remote') } })).image, null)
     assert.equal((await node.cri.image.ImageStatus({ image: { image: nameOf('killed') } })).image, null)
     await remote.serve()
     assert.equal(await eventually('containerd finds it again', async () => pullLazily('killed').catch(() => undefined)), config)
