@@ -284,6 +284,22 @@ test('what kept a credential from being read is said when the anonymous question
   await failure(readBlob(plain, ref, auth), Code.PERMISSION_DENIED, new RegExp(`: ${mirror.host}: 403 forbidden; ${own.host}: 403 forbidden \\(check`))
 })
 
+test('what a token service says of a refusal is passed on', async () => {
+  const own = await registry()
+  const image = parseImageRef(`${own.host}/team/app:1.0`)
+  const auth = { username: 'user', password: 'hunter2' }
+  own.auth = { kind: 'bearer', check: () => 'token-1' }
+  const bodies: readonly (readonly [string, string])[] = [
+    ['{"details":"incorrect username or password"}', ' \\(incorrect username or password\\)'], ['{"errors":[{"code":"UNAUTHORIZED","message":"HTTP Basic: Access denied"}]}', ' \\(UNAUTHORIZED: HTTP Basic: Access denied\\)'],
+    ['{"error":"invalid_grant","error_description":"the token hunter2 has run out, see https://x.example/?sig=SIGNED-0123456789"}', ' \\(invalid_grant: the token … has run out, see https://x.example/\\)'],
+    ['{"message":"no such user"}', ' \\(no such user\\)'], ['<html>', ''], ['{"details":{"a":1}}', ''], ['[]', ''], ['', ''],
+  ]
+  for (const [body, said] of bodies) {
+    own.fault = ({ path: asked }) => (asked === '/token' ? { kind: 'status', status: 401, body } : undefined)
+    await failure(client().resolve(image, auth, ctx), Code.UNAUTHENTICATED, new RegExp(`token service ${own.host}: refused the credentials \\(401\\)${said} \\(check the`))
+  }
+})
+
 test('signed URLs and tokens stay out of errors and logs, wherever they come from', async () => {
   const [own, storage] = [await registry(), await registry()]
   const image = parseImageRef(`${own.host}/team/app:1.0`)

@@ -4,6 +4,7 @@ import type { Logger } from '../observability/logger.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { type Challenge, parseChallenges } from './challenge.ts'
 import { type Credential, fingerprint, withProblem } from './credentials.ts'
+import { readDetail } from './error-detail.ts'
 import { failureOfError, HostFailure, retryAfter } from './failures.ts'
 import { hostName } from './host-url.ts'
 import type { RegistryHost } from './registry-host.ts'
@@ -126,7 +127,7 @@ export class Authorizer {
       const form = { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password', username: credential.username, password: credential.password }
       return this.#post(realm, form, scope)
     }
-    return this.#readToken(response, realm, scope)
+    return this.#readToken(response, realm, scope, credential.kind === 'password' ? [credential.password, authorization ?? ''] : [])
   }
 
   /** Exchanges a refresh token. A service may replace it with every use; the one that was given first is what is tried last. */
@@ -149,7 +150,8 @@ export class Authorizer {
   }
 
   async #post(realm: URL, form: Readonly<Record<string, string>>, scope: AuthScope): Promise<Token> {
-    return this.#readToken(await this.#send(realm, { method: 'POST', body: new URLSearchParams(form).toString() }, scope), realm, scope)
+    const response = await this.#send(realm, { method: 'POST', body: new URLSearchParams(form).toString() }, scope)
+    return this.#readToken(response, realm, scope, [form['password'] ?? '', form['refresh_token'] ?? ''])
   }
 
   async #send(url: URL, what: { readonly method: 'GET' | 'POST'; readonly authorization?: string | undefined; readonly body?: string }, scope: AuthScope): Promise<IncomingMessage> {
@@ -164,12 +166,9 @@ export class Authorizer {
     }
   }
 
-  async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope): Promise<Token> {
+  async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope, secrets: readonly string[]): Promise<Token> {
     const status = response.statusCode ?? 0
-    if (status < 200 || status > 299) {
-      await discardBody(response)
-      throw refused(response, realm, scope)
-    }
+    if (status < 200 || status > 299) throw refused(response, realm, scope, await readDetail(response, this.#idleTimeoutMs, secrets))
     let body: unknown
     try {
       body = JSON.parse((await readBody(response, maxAnswerBytes, this.#idleTimeoutMs)).toString('utf8'))
@@ -233,15 +232,16 @@ function realmOf(challenge: Challenge, scope: AuthScope): URL {
   return url
 }
 
-function refused(response: IncomingMessage, realm: URL, scope: AuthScope): HostFailure {
+function refused(response: IncomingMessage, realm: URL, scope: AuthScope, detail: string): HostFailure {
   const status = response.statusCode ?? 0
+  const said = detail === '' ? '' : ` (${detail})`
   if (status === 401 || status === 403 || (status === 400 && scope.credential.kind !== 'none')) {
     scope.refused?.()
     const text = scope.credential.kind === 'none' ? 'gives no token without credentials' : 'refused the credentials'
-    return atService(realm, new HostFailure(status === 403 ? 'denied' : 'unauthenticated', withProblem(`${text} (${status})`, scope.credential)))
+    return atService(realm, new HostFailure(status === 403 ? 'denied' : 'unauthenticated', withProblem(`${text} (${status})${said}`, scope.credential)))
   }
   const wait = retryAfter(response.headers)
-  return atService(realm, new HostFailure(status === 429 ? 'limited' : 'server', `answered ${status}`, { transient: status === 429 || status >= 500, ...(wait === undefined ? {} : { retryAfterMs: wait }) }))
+  return atService(realm, new HostFailure(status === 429 ? 'limited' : 'server', `answered ${status}${said}`, { transient: status === 429 || status >= 500, ...(wait === undefined ? {} : { retryAfterMs: wait }) }))
 }
 
 function atService(realm: URL, failure: HostFailure): HostFailure {

@@ -126,6 +126,14 @@ test('a mirror whose path has a /v2 too many says so when it has not got the ima
   await failure(t.client({ configPath }).resolve(parseImageRef('registry.test/team/none'), null, ctx), Code.DATA_LOSS, /text\/html that is no image manifest.*asked below \/v2\/hub\/v2/)
 })
 
+test('a size that the digest contradicts is told', async () => {
+  const one = await t.registry()
+  const own = parseImageRef(`${one.host}/team/app:1.0`)
+  await failure(t.client().fetchManifest(own, { ...manifest, sizeBytes: 7 }, null, ctx), Code.DATA_LOSS, new RegExp(`has ${manifestBytes.length} bytes under this digest, where 7 were announced`))
+  one.fault = () => ({ kind: 'short', afterBytes: 5 })
+  await failure(t.client().fetchManifest(own, manifest, null, ctx), Code.DATA_LOSS, new RegExp(`sent 5 bytes instead of ${manifestBytes.length}`))
+})
+
 test('manifests are bounded', async () => {
   const one = await t.registry()
   const own = parseImageRef(`${one.host}/team/app:1.0`)

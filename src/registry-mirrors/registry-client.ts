@@ -10,6 +10,7 @@ import { discardBody, readBody } from './body-reader.ts'
 import { decodeBody, encodingOf } from './content-encoding.ts'
 import { type Credential, Credentials, type PullAuth, withProblem } from './credentials.ts'
 import { digestOf, digestProblem, matchesDigest, shortDigest } from './digest.ts'
+import { readDetail } from './error-detail.ts'
 import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { HostHealth, type HostHealthOptions, type HostState } from './host-health.ts'
@@ -111,9 +112,6 @@ interface Answered {
 
 /** containerd rejects manifests above 4 MiB; some registries allow 8. */
 const maxManifestBytes = 8 * 1024 * 1024
-const maxErrorBytes = 64 * 1024
-/** What a registry writes about a refusal is worth waiting for, but not for long. */
-const detailTimeoutMs = 1000
 const maxAttemptsAtLastHost = 3
 /** What a Retry-After may ask of a request that has no other host. */
 const maxRetryAfterMs = 60_000
@@ -248,7 +246,9 @@ export class RegistryClient {
       const bytes = matchesDigest(sent, descriptor.digest) ? sent : decodeBody(sent, response.headers, maxManifestBytes)
       // 0: the size is not known.
       if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
-        throw new HostFailure('content', `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`)
+        // An index that says a wrong size cannot be mended by asking another host.
+        const told = matchesDigest(bytes, descriptor.digest) ? `has ${bytes.length} bytes under this digest, where ${descriptor.sizeBytes} were announced` : `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`
+        throw new HostFailure('content', told)
       }
       if (!matchesDigest(bytes, descriptor.digest)) throw new HostFailure('content', 'sent bytes that do not match the digest')
       return { bytes, host: host.host }
@@ -321,7 +321,7 @@ export class RegistryClient {
     const { response, refusal } = await this.#answer(host, plan, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
-    const detail = await readBody(response, maxErrorBytes, Math.min(this.#stallTimeoutMs, detailTimeoutMs)).then(errorDetail, () => '')
+    const detail = await readDetail(response, this.#stallTimeoutMs)
     plan.signal.throwIfAborted()
     throw refusal(detail)
   }
@@ -489,20 +489,6 @@ function checkDescriptor(descriptor: Descriptor): void {
 function schema1(ref: ImageRef): CriError {
   const text = `${ref.toString()} is in Docker's old image format (manifest schema 1), which is not supported: rebuild or push it again with a current tool`
   return new CriError(Code.FAILED_PRECONDITION, text, { reason: 'SCHEMA1' })
-}
-
-/** The first error of a registry's JSON (OCI distribution specification, "Error Codes"). */
-function errorDetail(body: Buffer): string {
-  try {
-    const document: unknown = JSON.parse(body.toString('utf8'))
-    const errors = typeof document === 'object' && document !== null && 'errors' in document && Array.isArray(document.errors) ? (document.errors as unknown[]) : []
-    const [first] = errors
-    if (typeof first !== 'object' || first === null) return ''
-    const { code, message } = first as Record<string, unknown>
-    return safeText([code, message].filter((part) => typeof part === 'string' && part !== '').join(': '), 120)
-  } catch {
-    return ''
-  }
 }
 
 function headerOf(response: IncomingMessage, name: string): string | undefined {

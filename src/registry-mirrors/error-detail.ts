@@ -1,0 +1,39 @@
+import type { IncomingMessage } from 'node:http'
+import { readBody } from './body-reader.ts'
+import { safeText } from './failures.ts'
+
+const maxBytes = 64 * 1024
+/** What is written about a refusal is worth waiting for, but not for long. */
+const timeoutMs = 1000
+const maxLength = 120
+
+/**
+ * What a registry or a token service writes about its refusal, fit for an error: the first of its errors (OCI distribution specification, "Error Codes"), or
+ * what token services say instead (RFC 6749, section 5.2, and Docker Hub's `details`). Empty when there is nothing of the kind. `secrets`: what was sent there.
+ */
+export async function readDetail(response: IncomingMessage, stallTimeoutMs: number, secrets: readonly string[] = []): Promise<string> {
+  try {
+    return withoutSecrets(detailOf(JSON.parse((await readBody(response, maxBytes, Math.min(stallTimeoutMs, timeoutMs))).toString('utf8'))), secrets)
+  } catch {
+    return ''
+  }
+}
+
+function detailOf(document: unknown): string {
+  if (!isObject(document)) return ''
+  const { errors, error, error_description: description, details, message } = document
+  const first: unknown = Array.isArray(errors) ? errors[0] : undefined
+  const parts = isObject(first) ? [first['code'], first['message']] : [error, description, details, message]
+  return parts.filter((part) => typeof part === 'string' && part !== '').join(': ')
+}
+
+/** A service may repeat what it was given. */
+function withoutSecrets(text: string, secrets: readonly string[]): string {
+  const repeated = secrets.filter((secret) => secret !== '' && text.includes(secret))
+  if (repeated.some((secret) => secret.length < 4)) return ''
+  return safeText(repeated.reduce((rest, secret) => rest.replaceAll(secret, '…'), text), maxLength)
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
