@@ -221,6 +221,7 @@ const unreachable: Readonly<Record<string, { readonly text: string; readonly tra
 }
 
 const statusText: Readonly<Record<number, string | undefined>> = {
-  400: 'bad request', 401: 'unauthorized', 403: 'forbidden', 404: 'not found', 405: 'method not allowed', 406: 'not acceptable', 408: 'request timeout',
-  416: 'range not satisfiable', 429: 'too many requests', 500: 'internal server error', 502: 'bad gateway', 503: 'service unavailable', 504: 'gateway timeout',
+  400: 'bad request', 401: 'unauthorized', 403: 'forbidden', 404: 'not found', 405: 'method not allowed', 406: 'not acceptable',
+  407: 'the HTTP proxy wants credentials', 408: 'request timeout', 410: 'gone',
+  416: 'range not satisfiable', 429: 'too many requests', 451: 'unavailable for legal reasons', 500: 'internal server error', 501: 'not implemented', 502: 'bad gateway', 503: 'service unavailable', 504: 'gateway timeout',
 }

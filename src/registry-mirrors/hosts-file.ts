@@ -161,7 +161,7 @@ class Reader {
   #address(text: string, at: readonly string[], what: string): HostAddress {
     const address = parseHostUrl(text)
     if (typeof address === 'string') throw this.#bad(at, `${what}: ${address}`)
-    if (address.hasCredentials) this.#warn(at, `${what}: the user name and password in the URL are not used; put them under registry.configs."${address.host}".auth`)
+    if (address.hasCredentials) this.#warn(at, `${what}: the user name and password in the URL are not used; write them to [plugins."io.cri-shim.v1".registry.credentials."${address.host}"] in the configuration`)
     if (/[?#]/.test(text)) this.#warn(at, `${what}: what follows ? or # in the URL is not used`)
     if (!notRegistries.has(address.host)) return address
     this.#warn(at, `${what} serves no registry API; registry-1.docker.io is used instead: write https://registry-1.docker.io`)
