@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import net, { type AddressInfo } from 'node:net'
 import path from 'node:path'
 import { test } from 'node:test'
@@ -489,7 +489,7 @@ test('TLS: authorities, client certificates, skip_verify', async () => {
   await failure((await some(`ca = "${caFile}"\n`)).resolve(ref, null, ctx), Code.UNAVAILABLE, /wants a client certificate: name it with client in .*hosts\.toml/)
 
   const good = await t.registry()
-  const broken = [`ca = "missing.pem"`, `ca = "${path.join(t.root, 'server.key')}x"`, `client = "${caFile}"`, `ca = "${import.meta.filename}"`]
+  const broken = [`ca = "missing.pem"`, `ca = "${path.join(t.root, 'server.key')}x"`, `client = "${caFile}"`, `ca = "${import.meta.filename}"`, `ca = "${t.certificates.keyFile}"`]
   for (const settings of broken) {
     const configPath = await t.certsD(`server = "${good.url}"\n[host."${one.url}"]\n${settings}\n`)
     assert.equal((await t.client({ configPath }).resolve(ref, null, ctx)).host, good.host)
@@ -510,6 +510,20 @@ test('an authority that is replaced counts at the next request', async () => {
   const other = await mkdtemp(path.join(t.root, 'other-'))
   await writeFile(file, await readFile(makeCertificates(other).caFile))
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /not trusted/)
+})
+
+test('authorities of this machine may be files in a directory, as for containerd', async () => {
+  const one = await t.registry({ tls: t.certificates })
+  const configPath = await t.certsD(`server = "${one.url}"\n`)
+  const dir = await mkdtemp(path.join(t.root, 'authorities-'))
+  await writeFile(path.join(dir, 'README'), ['nothing', 'BEGIN', 'bm8=', 'END', ''].join('\n').replaceAll(/BEGIN|END/g, '-----$& CERTIFICATE-----'))
+  await symlink('nowhere', path.join(dir, 'dangling.pem'))
+  const some = t.client({ configPath, env: { SSL_CERT_DIR: `/nonexistent:${dir}` } })
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /certificate is not trusted/)
+  await writeFile(path.join(dir, 'company.pem'), await readFile(t.certificates.caFile))
+  await some.resolve(ref, null, ctx)
+  await rm(path.join(dir, 'company.pem'))
+  await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /certificate is not trusted/)
 })
 
 test('this machine’s own registry is spoken to in whichever protocol it knows', async () => {

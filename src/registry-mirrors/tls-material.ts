@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls'
 import { messageOf } from '../errors/cri-error.ts'
+import { AuthorityDirectories } from './authority-directories.ts'
 import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import type { HostTls } from './registry-host.ts'
@@ -25,11 +26,13 @@ export class TlsLoader {
   readonly #files = new FileCache((bytes) => bytes)
   readonly #contexts = new Map<string, TlsMaterial>()
   readonly #bundles: readonly string[]
+  readonly #directories: AuthorityDirectories
 
-  /** `env`: SSL_CERT_FILE names the machine's bundle of authorities. */
+  /** `env`: SSL_CERT_FILE names the machine's bundle of authorities, SSL_CERT_DIR directories of more. */
   constructor(env: Readonly<Record<string, string | undefined>>) {
     const file = env['SSL_CERT_FILE'] ?? ''
     this.#bundles = file === '' ? systemBundles : [file]
+    this.#directories = new AuthorityDirectories(env)
   }
 
   /** Throws a HostFailure of kind `config` naming the file that cannot be used. `withClient` false leaves out the client certificates. */
@@ -38,14 +41,16 @@ export class TlsLoader {
     const ca = await Promise.all(tls.caFiles.map((file) => this.#read(file, 'ca')))
     const cert = await Promise.all(pairs.map((pair) => this.#read(pair.certFile, 'client certificate')))
     const key = await Promise.all(pairs.map((pair) => this.#read(pair.keyFile ?? pair.certFile, 'client key')))
-    const system = await this.#systemAuthorities()
-    const id = idOf([[Buffer.from(String(tls.skipVerify))], system === undefined ? [] : [system], ca, cert, key])
+    const bundle = await this.#systemBundle()
+    const beside = await this.#directories.beside(bundle)
+    const system = [bundle, beside].filter((bytes) => bytes !== undefined)
+    const id = idOf([[Buffer.from(String(tls.skipVerify))], system, ca, cert, key])
     const known = this.#contexts.get(id)
     if (known !== undefined) return known
     for (const [index, bytes] of ca.entries()) {
-      if (!bytes.includes('-----BEGIN ')) throw new HostFailure('config', `ca ${tls.caFiles[index]} holds no PEM certificate`)
+      if (!/-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----/.test(bytes.toString('latin1'))) throw new HostFailure('config', `ca ${tls.caFiles[index]} holds no PEM certificate`)
     }
-    const material = { id, skipVerify: tls.skipVerify, secureContext: makeContext({ tls, pairs, ca: [...(system === undefined ? getCACertificates('bundled') : [system]), ...ca], cert, key }) }
+    const material = { id, skipVerify: tls.skipVerify, secureContext: makeContext({ tls, pairs, ca: [...(system.length === 0 ? getCACertificates('bundled') : system), ...ca], cert, key }) }
     this.#contexts.set(id, material)
     const oldest = this.#contexts.keys().next().value
     if (this.#contexts.size > maxContexts && oldest !== undefined) this.#contexts.delete(oldest)
@@ -63,7 +68,7 @@ export class TlsLoader {
     return bytes
   }
 
-  async #systemAuthorities(): Promise<Buffer | undefined> {
+  async #systemBundle(): Promise<Buffer | undefined> {
     for (const file of this.#bundles) {
       // An unreadable bundle is like none: the authorities that Node brings along take its place.
       const bytes = await this.#files.get(file).catch(() => undefined)
