@@ -186,7 +186,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   const execStarts = new KeyedQueues('starting commands in a pod', execStartLimits)
   const containerDeps: ContainerDeps = { rootfs: new RootfsMounts(), containerd, teardown, host, io, stdin, execStarts, layout, containers, settings, runtime, features: (handler) => features.of(handler), containerSpec: specs.container, updatedSpec: specs.updated, labels: mergedLabels, imageUsers, selinux }
 
-  const unpacker = new ImageUnpacker({ containerd, platform, syncFs: settings.imagePullWithSyncFs, withMounts: (mounts, work) => host.withMounts(mounts, work) })
+  const unpacker = new ImageUnpacker({ containerd, platform, syncFs: settings.imagePullWithSyncFs, unsettled, withMounts: (mounts, work) => host.withMounts(mounts, work) })
   const pinnedNames = new Set(Object.values(settings.pinnedImages).filter((name) => name !== '').map(normalizeRef))
 
   async function pauseImage(ctx: Ctx, handler: string): Promise<Image> {

@@ -8,6 +8,7 @@ import { ArtifactUnpacker, type WithMounts } from './pull/artifact-unpack.ts'
 import { chainIds, type Platform } from './pull/manifest.ts'
 import { readStoredImage, type StoredImage } from './pull/stored-manifest.ts'
 import { Unpacker } from './pull/unpack.ts'
+import type { UnsettledPulls } from './pull/unsettled.ts'
 
 /** What a crash in the middle leaves behind goes after this. */
 const leaseMs = 3_600_000
@@ -19,9 +20,11 @@ export class ImageUnpacker {
   readonly #unpacker: Unpacker
   readonly #artifacts: ArtifactUnpacker
   readonly #syncFs: boolean
+  readonly #unsettled: Pick<UnsettledPulls, 'begin'>
 
   /** With `syncFs` what is unpacked is on the disk before anybody uses it. */
-  constructor(options: { readonly containerd: Containerd; readonly platform: Platform; readonly withMounts: WithMounts; readonly syncFs: boolean }) {
+  constructor(options: { readonly containerd: Containerd; readonly platform: Platform; readonly withMounts: WithMounts; readonly syncFs: boolean; readonly unsettled: Pick<UnsettledPulls, 'begin'> }) {
+    this.#unsettled = options.unsettled
     this.#containerd = options.containerd
     this.#platform = options.platform
     this.#syncFs = options.syncFs
@@ -36,7 +39,13 @@ export class ImageUnpacker {
     const lease = `cri-shim-unpack-${randomUUID()}`
     await leases.create(ctx, lease, leaseMs, { 'cri-shim/image': image.id })
     try {
-      await this.#unpack(ctx, await this.#stored(ctx, image), { snapshotter, lease, syncFs: this.#syncFs })
+      const stored = await this.#stored(ctx, image)
+      const settle = await this.#unsettled.begin({ names: [], digests: [], snapshotter, snapshots: stored.manifest.artifact === undefined ? chainIds(stored.config.diffIds) : [image.chainId] })
+      try {
+        await this.#unpack(ctx, stored, { snapshotter, lease, syncFs: this.#syncFs })
+      } finally {
+        settle()
+      }
       // By the manifest of an artifact, whose configuration is not its own; by the configuration of an image.
       await content.setLabels(ctx, image.id, { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: image.chainId })
     } catch (error) {

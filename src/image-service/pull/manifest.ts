@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { snapshotLabels } from '../../containerd/snapshots.ts'
 import { Code, CriError, failedPrecondition } from '../../errors/cri-error.ts'
 import { type ImageConfig, imageConfigOf } from '../../oci-spec/image-config.ts'
 import { digestProblem } from '../../registry-mirrors/digest.ts'
@@ -14,10 +15,15 @@ export interface Platform {
   readonly variant?: string
 }
 
+/** With what the manifest says of a layer to snapshotters. */
+export interface LayerDescriptor extends Descriptor {
+  readonly annotations?: Readonly<Record<string, string>>
+}
+
 /** What a manifest lists. */
 export interface Manifest {
   readonly config: Descriptor
-  readonly layers: readonly Descriptor[]
+  readonly layers: readonly LayerDescriptor[]
   /** Undefined for a container image. */
   readonly artifact: Artifact | undefined
 }
@@ -79,7 +85,7 @@ export function parseManifest(bytes: Buffer, what: string): Manifest {
   const layers = list(document['layers'], `${what}: layers`)
   if (typeof document['config'] !== 'object' || document['config'] === null) throw failedPrecondition(`${what} has no config: it is no container image`)
   const config = descriptorOf(document['config'] as Record<string, unknown>, what)
-  const descriptors = layers.map((layer) => descriptorOf(layer, what))
+  const descriptors = layers.map((layer) => layerOf(layer, what))
   const artifactType = typeof document['artifactType'] === 'string' ? document['artifactType'] : ''
   const artifact = isArtifact(config.mediaType, artifactType, !descriptors.every((layer) => isLayerType(layer.mediaType)))
   const limit = artifact ? maxArtifactLayers : maxLayers
@@ -91,13 +97,20 @@ export function parseManifest(bytes: Buffer, what: string): Manifest {
   return { config, layers: descriptors, artifact: undefined }
 }
 
+/** Without the annotations that nobody looks at. */
+function layerOf(layer: Readonly<Record<string, unknown>>, what: string): LayerDescriptor {
+  const annotations = snapshotLabels(Object.fromEntries(Object.entries(annotationsOf(layer)).filter((entry): entry is [string, string] => typeof entry[1] === 'string')))
+  return { ...descriptorOf(layer, what), ...(Object.keys(annotations).length === 0 ? {} : { annotations }) }
+}
+
 function annotationsOf(layer: Readonly<Record<string, unknown>> | undefined): Readonly<Record<string, unknown>> {
   const annotations = layer?.['annotations']
   return typeof annotations === 'object' && annotations !== null ? annotations as Record<string, unknown> : {}
 }
 
+/** nydus' blobs are for its snapshotter, which brings them by itself. */
 function isLayerType(type: string): boolean {
-  return /^application\/vnd\.oci\.image\.layer\.v1\.tar(\+gzip|\+zstd)?$/.test(type) || /^application\/vnd\.docker\.image\.rootfs\.diff\.tar(\.gzip|\.zstd)?$/.test(type)
+  return type === 'application/vnd.oci.image.layer.nydus.blob.v1' || /^application\/vnd\.oci\.image\.layer\.v1\.tar(\+gzip|\+zstd)?$/.test(type) || /^application\/vnd\.docker\.image\.rootfs\.diff\.tar(\.gzip|\.zstd)?$/.test(type)
 }
 
 export function parseConfig(bytes: Buffer, manifest: Manifest, what: string): ConfigDocument {

@@ -380,11 +380,10 @@ export class Puller {
   /** What remote snapshotters (stargz, nydus, …) need to know of a layer. */
   #snapshotLabels(ref: ImageRef, target: Target, index: number): Record<string, string> {
     if (this.#options.settings.disableSnapshotAnnotations) return {}
-    const rest = target.manifest.layers.slice(index).map((layer) => layer.digest)
-    while (rest.join(',').length > 3800) rest.pop()
+    const imageLayers = 'containerd.io/snapshot/cri.image-layers'
     return {
       'containerd.io/snapshot/cri.image-ref': ref.toString(), 'containerd.io/snapshot/cri.manifest-digest': target.descriptor.digest,
-      'containerd.io/snapshot/cri.layer-digest': target.manifest.layers[index]?.digest ?? '', 'containerd.io/snapshot/cri.image-layers': rest.join(','),
+      'containerd.io/snapshot/cri.layer-digest': target.manifest.layers[index]?.digest ?? '', [imageLayers]: asManyAsFit(imageLayers, target.manifest.layers.slice(index).map((layer) => layer.digest)),
     }
   }
 
@@ -428,6 +427,16 @@ function servedBy(tracker: PullTracker): { readonly resolvedBy: string | undefin
 
 function listening(ctx: Ctx, { tracker }: PullSource): Ctx & PassOver {
   return { ...ctx, passedOver: (host, why) => tracker.passedOver(host, why) }
+}
+
+/** containerd takes a label whose name and value have so many bytes together. */
+const maxLabelBytes = 4096
+
+/** The first of these values, with commas between, that make a label. */
+function asManyAsFit(name: string, values: readonly string[]): string {
+  let bytes = name.length - 1
+  const end = values.findIndex((value) => (bytes += value.length + 1) > maxLabelBytes)
+  return values.slice(0, end === -1 ? undefined : end).join(',')
 }
 
 /** Where the content came from, as containerd's own client notes it. */

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
-import { mkdtempDisposable, readdir } from 'node:fs/promises'
+import { mkdtempDisposable, readdir, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import type { Containerd } from '../../containerd/containerd.ts'
+import { Code, CriError } from '../../errors/cri-error.ts'
 import { backgroundCtx } from '../../observability/context.ts'
 import { createLogger } from '../../observability/logger.ts'
 import { UnsettledPulls, withDescendants } from './unsettled.ts'
@@ -31,6 +32,44 @@ test('a stop in order settles the pulls that have ended, and no others; what the
   third()
   await pulls.close(10)
   assert.equal((await readdir(dir.path)).length, 2)
+})
+
+test('a snapshotter that is away after a power cut holds nobody up but the next pull for it, which finds no layer that cannot be trusted', async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
+  const note = { names: ['a:1'], snapshotter: 'remote', digests: ['sha256:1'], snapshots: ['chain'], boot: 'another', since: 1_000_000 }
+  await writeFile(join(dir.path, 'one.json'), JSON.stringify(note))
+  const at = (seconds: number): { seconds: string; nanos: number } => ({ seconds: String(seconds), nanos: 0 })
+  const did: string[] = []
+  let isAway = true
+  const containerd = {
+    images: { delete: async (_: unknown, name: string) => void did.push(`image ${name}`) },
+    content: { info: async () => ({ created_at: at(1001) }), delete: async (_: unknown, digest: string) => void did.push(`content ${digest}`) },
+    snapshots: {
+      list: async () => {
+        if (isAway) throw new CriError(Code.UNAVAILABLE, 'away', { reason: 'SnapshotterUnavailable' })
+        return [{ name: 'chain', parent: '', created_at: at(1001) }, { name: 'container', parent: 'chain', created_at: at(1002) }, { name: 'older', parent: '', created_at: at(999) }]
+      },
+      remove: async (_: unknown, snapshotter: string, name: string) => void did.push(`${snapshotter} ${name}`),
+    },
+  }
+  const stopping = new AbortController()
+  const started = (): UnsettledPulls => new UnsettledPulls({ containerd: containerd as unknown as Containerd, dir: dir.path, ctx: backgroundCtx(createLogger('fatal'), 'test', stopping.signal), sync: async () => undefined })
+  await started().recover()
+  assert.deepEqual(did.splice(0), ['image a:1', 'content sha256:1'])
+  const again = started()
+  await again.recover()
+  assert.deepEqual(did, [], 'what was pulled since is nobody’s to remove')
+  const pull = { ...note, boot: undefined, since: undefined }
+  await assert.rejects(again.begin(pull), /away/)
+  isAway = false
+  const [one, two] = await Promise.all([again.begin(pull), again.begin({ ...pull, names: ['b:1'] })])
+  assert.deepEqual(did, ['remote container', 'remote chain'])
+  assert.equal((await readdir(dir.path)).includes('one.json'), false)
+  one()
+  two()
+  stopping.abort()
+  await again.close(60_000)
+  assert.deepEqual(await readdir(dir.path), [])
 })
 
 test('what stands on a snapshot goes before it, once, and nothing else goes', () => {

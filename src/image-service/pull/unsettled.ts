@@ -2,16 +2,18 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pause, withDeadline } from '../../concurrency/deadline.ts'
+import { KeyedMutex } from '../../concurrency/keyed-mutex.ts'
 import type { Containerd } from '../../containerd/containerd.ts'
 import type { SnapshotInfo } from '../../containerd/snapshots.ts'
 import { toNanoseconds } from '../../containerd/timestamp.ts'
-import { messageOf } from '../../errors/cri-error.ts'
+import { CriError, messageOf } from '../../errors/cri-error.ts'
 import type { Timestamp } from '../../generated/containerd.ts'
 import type { Ctx } from '../../observability/context.ts'
 import { readJson, writeJson } from '../../state/status-file.ts'
 
-/** What a pull is about to make. */
+/** What a pull, or an unpacking for another snapshotter, is about to make. */
 export interface PullNote {
+  /** Of image records. */
   readonly names: readonly string[]
   readonly snapshotter: string
   /** Manifests, configuration, layers. */
@@ -37,6 +39,9 @@ export interface UnsettledPullsOptions {
   readonly settleMs?: number
 }
 
+/** Why a snapshotter, which may run outside of containerd, does not say what it has. */
+const awayReasons: ReadonlySet<string> = new Set(['SnapshotterUnavailable', 'NoSnapshotter'])
+
 /** A clock may be set back a little while a pull begins. */
 const clockSlackMs = 10_000
 
@@ -48,6 +53,9 @@ export class UnsettledPulls {
   readonly #options: UnsettledPullsOptions
   readonly #waiting = new Map<string, string>()
   readonly #running = new Map<string, number>()
+  /** Notes of another boot, by snapshotters that were away when they were read. */
+  readonly #distrusted = new Map<string, Map<string, StoredNote>>()
+  readonly #mutex = new KeyedMutex()
   #isSettling = false
   #boot: string | undefined
 
@@ -55,9 +63,10 @@ export class UnsettledPulls {
     this.#options = options
   }
 
-  /** Returns what is to be called when the pull has ended, whatever its end. */
+  /** Returns what is to be called when the pull has ended, whatever its end. Rejects when the snapshotter does not say which of its snapshots cannot be trusted. */
   async begin(note: PullNote): Promise<() => void> {
-    const file = join(this.#options.dir, `${createHash('sha256').update(JSON.stringify([note.names, note.snapshotter, note.digests])).digest('hex').slice(0, 32)}.json`)
+    if (this.#distrusted.has(note.snapshotter)) await this.#mutex.run(note.snapshotter, () => this.#distrustLate(note.snapshotter))
+    const file = join(this.#options.dir, `${createHash('sha256').update(JSON.stringify([note.names, note.snapshotter, note.digests, note.snapshots])).digest('hex').slice(0, 32)}.json`)
     this.#running.set(file, (this.#running.get(file) ?? 0) + 1)
     this.#waiting.delete(file)
     const end = (): void => {
@@ -79,35 +88,56 @@ export class UnsettledPulls {
 
   /** At the start, before anything is listed: takes away what pulls of an earlier boot made and may have lost. */
   async recover(): Promise<void> {
-    const { dir, ctx } = this.#options
+    const { dir } = this.#options
     const boot = await this.#bootId()
     for (const name of await readdir(dir).catch(() => [])) {
       if (!name.endsWith('.json')) continue
       const file = join(dir, name)
       const note = storedNote(await readJson(file))
       if (note !== undefined && note.boot === boot) this.#settleLater(file, note.snapshotter)
-      else {
-        if (note !== undefined) {
-          ctx.log.warn({ image: note.names[0] }, 'the machine went down before this image was on the disk: it is removed, and pulled again when it is needed')
-          await this.#distrust(note)
-        }
-        await rm(file, { force: true })
-      }
+      else if (note === undefined || await this.#distrust(file, note)) await rm(file, { force: true })
     }
   }
 
-  async #distrust(note: StoredNote): Promise<void> {
+  /** Takes away what a note names. False when its snapshots are left: their snapshotter is away. */
+  async #distrust(file: string, note: StoredNote): Promise<boolean> {
     const { containerd, ctx } = this.#options
+    if (note.names.length > 0) ctx.log.warn({ image: note.names[0] }, 'the machine went down before this image was on the disk: it is removed, and pulled again when it is needed')
     for (const name of note.names) await containerd.images.delete(ctx, name, false)
-    // Whatever was made from them goes too: nothing of it runs after a boot.
-    const isNew = (created: Timestamp | null | undefined): boolean => created === null || created === undefined || Number(toNanoseconds(created) / 1_000_000n) >= note.since
-    const all = await containerd.snapshots.list(ctx, note.snapshotter)
-    const made = all.filter((snapshot) => note.snapshots.includes(snapshot.name) && isNew(snapshot.created_at)).map(({ name }) => name)
-    for (const snapshot of withDescendants(all, made)) await containerd.snapshots.remove(ctx, note.snapshotter, snapshot)
     for (const digest of note.digests) {
       const info = await containerd.content.info(ctx, digest)
-      if (info !== undefined && isNew(info.created_at)) await containerd.content.delete(ctx, digest)
+      if (info !== undefined && isSince(note, info.created_at)) await containerd.content.delete(ctx, digest)
     }
+    const rest: StoredNote = { ...note, names: [], digests: [] }
+    try {
+      await this.#distrustSnapshots(rest)
+      return true
+    } catch (error) {
+      if (!(error instanceof CriError) || !awayReasons.has(error.reason)) throw error
+      ctx.log.warn({ err: error, snapshotter: note.snapshotter }, `snapshotter ${note.snapshotter} is away, and has layers that may not be on the disk: they are removed before the next pull for it`)
+      await writeJson(file, rest)
+      const notes = this.#distrusted.get(note.snapshotter) ?? new Map<string, StoredNote>()
+      this.#distrusted.set(note.snapshotter, notes.set(file, rest))
+      return false
+    }
+  }
+
+  async #distrustLate(snapshotter: string): Promise<void> {
+    const notes = this.#distrusted.get(snapshotter)
+    for (const [file, note] of notes ?? []) {
+      await this.#distrustSnapshots(note)
+      await rm(file, { force: true })
+      notes?.delete(file)
+    }
+    this.#distrusted.delete(snapshotter)
+  }
+
+  async #distrustSnapshots(note: StoredNote): Promise<void> {
+    const { containerd, ctx } = this.#options
+    // Whatever was made from them goes too: nothing of it runs after a boot.
+    const all = await containerd.snapshots.list(ctx, note.snapshotter)
+    const made = all.filter((snapshot) => note.snapshots.includes(snapshot.name) && isSince(note, snapshot.created_at)).map(({ name }) => name)
+    for (const snapshot of withDescendants(all, made)) await containerd.snapshots.remove(ctx, note.snapshotter, snapshot)
   }
 
   #settleLater(file: string, snapshotter: string): void {
@@ -153,6 +183,10 @@ export class UnsettledPulls {
   async #bootId(): Promise<string> {
     return (this.#boot ??= (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim())
   }
+}
+
+function isSince(note: StoredNote, created: Timestamp | null | undefined): boolean {
+  return created === null || created === undefined || Number(toNanoseconds(created) / 1_000_000n) >= note.since
 }
 
 /** The snapshots of these names and all that stand on them, the uppermost first. */
