@@ -86,3 +86,9 @@ test('every key that the parser finds in a real file has a position on a line th
     assert.ok(count > 10, `${name}: ${count} keys`)
   }
 })
+
+test('a table that only tables inside of it imply is near the first of those', () => {
+  const positions = scanTomlPositions('a = 1\n[[b.c]]\n[[b.c]]\n[d."e.f".g]\n[d.h]\n')
+  assert.deepEqual([['b'], ['d'], ['d', 'e.f'], ['d', 'e.f', 'gone'], ['d', 'h']].map((path) => positions.near(path).line), [2, 4, 4, 4, 5])
+  assert.equal(positions.get(['d']), undefined)
+})

@@ -9,11 +9,14 @@ const SEPARATOR = '\u0000'
 /** Positions of the keys of one TOML document, by their full path (array elements by index). */
 export class TomlPositions {
   readonly #positions = new Map<string, Position>()
+  /** Of tables that only the headers of tables inside of them name: the first of those. */
+  readonly #implied = new Map<string, Position>()
 
-  /** The position of a key, of its nearest parent that has one, else the top of the file. */
+  /** The position of a key, of the first header that implies it, of its nearest parent that has one, else the top of the file. */
   near(path: readonly string[]): Position {
     for (let length = path.length; length > 0; length--) {
-      const position = this.get(path.slice(0, length))
+      const part = path.slice(0, length)
+      const position = this.get(part) ?? this.#implied.get(part.join(SEPARATOR))
       if (position !== undefined) return position
     }
     return { line: 1, column: 1 }
@@ -27,6 +30,11 @@ export class TomlPositions {
   set(path: readonly string[], position: Position): void {
     const key = path.join(SEPARATOR)
     if (!this.#positions.has(key)) this.#positions.set(key, position)
+    for (let length = path.length - 1; length > 0; length--) {
+      const parent = path.slice(0, length).join(SEPARATOR)
+      if (this.#implied.has(parent)) return
+      this.#implied.set(parent, position)
+    }
   }
 }
 

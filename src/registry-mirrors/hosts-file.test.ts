@@ -66,6 +66,10 @@ c = [ # ]
 test('a broken file names file, line and remedy', () => {
   const cases: readonly (readonly [string, number, RegExp])[] = [
     ['server = "x"\n[host."https://a"\nfoo = 1', 2, /not valid TOML/],
+    ['# c\n[host."https://a]\nca = "x"', 2, /a string that begins in this line has no closing quote$/],
+    ['server = "https://a\r\n[host."https://b"]\r\n', 1, /no closing quote$/],
+    ["ca = 'x", 1, /no closing quote$/],
+    ['ca = "a\u0001b"', 1, /control characters/],
     ['server = 1', 1, /must be a string/],
     ['# c\nserver = "ftp://x"', 2, /scheme "ftp" is not supported/],
     ['[host."https://a"]\ncapabilities = ["pull", "resolv"]', 2, /unknown capability "resolv"/],
@@ -144,6 +148,12 @@ server = "https://b"
     assert.ok(warnings.some((warning) => warning.startsWith(`${file}:${line}: `) && why.test(warning)), `${line} ${why} in\n${warnings.join('\n')}`)
   }
   assert.equal(warnings.length, expected.length)
+})
+
+test('a misnamed table is warned about where it begins', () => {
+  const { warnings } = parseHostsFile('server = "https://a"\n\n[hosts."https://b"]\n  capabilities = ["pull"]\n[mirrors."https://c".header]\n  x = "1"\n', file)
+  assert.deepEqual(warnings.map((warning) => warning.replace(/is ignored; .*\[host\."https:\/\/mirror\.example"\]$/, '')), [`${file}:3: unknown key "hosts" `, `${file}:5: unknown key "mirrors" `])
+  assert.equal(parseHostsFile('\n[host."https://b".header]\nx = "1"\n', file).hosts[0]?.line, 2)
 })
 
 test('what is odd but usable is warned about, with its line', () => {

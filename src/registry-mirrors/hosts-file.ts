@@ -58,11 +58,20 @@ export function parseHostsFile(content: string | Buffer, file: string): HostsFil
   try {
     root = parse(text)
   } catch (error) {
-    const what = (messageOf(error).split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '')
-    throw brokenFile(file, error instanceof TomlError ? error.line : 1, `not valid TOML: ${clip(what)}`)
+    throw notToml(text, file, error)
   }
   if (isDeep(root, maxDepth)) throw brokenFile(file, deepLine(text), 'tables are nested too deep: hosts are written [host."https://mirror.example"]')
   return new Reader(file, scanTomlPositions(text)).read(root)
+}
+
+function notToml(text: string, file: string, error: unknown): CriError {
+  const what = clip((messageOf(error).split('\n')[0] ?? '').replace(/^Invalid TOML document: /, ''))
+  if (!(error instanceof TomlError)) return brokenFile(file, 1, `not valid TOML: ${what}`)
+  const { line, column } = error
+  // To the parser the end of the line is a control character in the string.
+  const written = text.split('\n')[line - 1]?.replace(/\r$/, '') ?? ''
+  const open = what.includes('in strings') ? column > written.length : what.includes('unfinished string')
+  return brokenFile(file, line, `not valid TOML: ${open ? 'a string that begins in this line has no closing quote' : what}`)
 }
 
 function decode(bytes: Buffer, file: string): string {
@@ -269,7 +278,8 @@ class Reader {
       const likely = nearestWord(key, known)?.word
       const belongs = at.length > 0 && key === 'server' ? 'it belongs above the first [host."…"] table' : undefined
       const split = at.length === 2 && typeof table[key] === 'object' && !Array.isArray(table[key]) ? `names with dots are quoted: [host."${clip(`${at[1]}.${key}`)}"]` : undefined
-      const hint = belongs ?? split ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
+      const misnamed = at.length === 0 && typeof table[key] === 'object' && /host|mirror|server/i.test(key) ? 'hosts are written [host."https://mirror.example"]' : undefined
+      const hint = belongs ?? split ?? misnamed ?? (likely === undefined ? `known here: ${known.join(', ')}` : `did you mean ${likely}?`)
       this.#warn([...at, key], `unknown key "${clip(key)}" is ignored; ${hint}`)
     }
   }
