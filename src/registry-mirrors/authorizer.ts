@@ -3,7 +3,7 @@ import { abortable } from '../concurrency/keyed-mutex.ts'
 import type { Logger } from '../observability/logger.ts'
 import { discardBody, readBody } from './body-reader.ts'
 import { type Challenge, parseChallenges } from './challenge.ts'
-import { type Credential, fingerprint, withProblem } from './credentials.ts'
+import { basicAuthorization, type Credential, fingerprint, passwordForm, withProblem } from './credentials.ts'
 import { readDetail } from './error-detail.ts'
 import { failureOfError, HostFailure, retryAfter } from './failures.ts'
 import { hostName } from './host-url.ts'
@@ -101,7 +101,7 @@ export class Authorizer {
     if (bearer !== undefined && credential.kind !== 'registry') return this.#bearerToken(bearer, scope)
     const basic = challenges.find((challenge) => challenge.scheme === 'basic')
     if (basic !== undefined && credential.kind === 'password') {
-      return { value: basicHeader(credential.username, credential.password), expiresAtMs: Number.POSITIVE_INFINITY }
+      return { value: basicAuthorization(credential), expiresAtMs: Number.POSITIVE_INFINITY }
     }
     if (credential.kind === 'registry') throw new HostFailure('unauthenticated', 'the registry token was refused')
     if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? withProblem('needs a user name and password, and none is given', credential) : 'takes a user name and password, not an identity token')
@@ -119,13 +119,13 @@ export class Authorizer {
     const url = new URL(realm)
     if (service !== '') url.searchParams.set('service', service)
     for (const part of scopes) url.searchParams.append('scope', part)
-    const authorization = credential.kind === 'password' ? basicHeader(credential.username, credential.password) : undefined
+    const authorization = credential.kind === 'password' ? basicAuthorization(credential) : undefined
     const response = await this.#send(url, { method: 'GET', authorization }, scope)
     // A token service that knows only the oauth2 way.
     if (credential.kind === 'password' && (response.statusCode === 404 || response.statusCode === 405)) {
       await discardBody(response)
-      const form = { service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password', username: credential.username, password: credential.password }
-      return this.#post(realm, form, scope)
+      const form = new URLSearchParams({ service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password' })
+      return this.#post(realm, `${form.toString()}&${passwordForm(credential)}`, scope, [credential.password])
     }
     return this.#readToken(response, realm, scope, credential.kind === 'password' ? [credential.password, authorization ?? ''] : [])
   }
@@ -134,7 +134,7 @@ export class Authorizer {
   async #refresh(realm: URL, form: Readonly<Record<string, string>>, given: string, scope: AuthScope): Promise<Token> {
     const key = `${realm.origin}${realm.pathname} ${fingerprint(scope.credential)}`
     const exchange = async (token: string): Promise<Token> => {
-      const got = await this.#post(realm, { ...form, client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: token }, scope)
+      const got = await this.#post(realm, new URLSearchParams({ ...form, client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: token }).toString(), scope, [token])
       if (got.refreshToken !== undefined && got.refreshToken !== token) keep(this.#refreshTokens, key, got.refreshToken)
       return got
     }
@@ -149,9 +149,8 @@ export class Authorizer {
     }
   }
 
-  async #post(realm: URL, form: Readonly<Record<string, string>>, scope: AuthScope): Promise<Token> {
-    const response = await this.#send(realm, { method: 'POST', body: new URLSearchParams(form).toString() }, scope)
-    return this.#readToken(response, realm, scope, [form['password'] ?? '', form['refresh_token'] ?? ''])
+  async #post(realm: URL, body: string, scope: AuthScope, secrets: readonly string[]): Promise<Token> {
+    return this.#readToken(await this.#send(realm, { method: 'POST', body }, scope), realm, scope, secrets)
   }
 
   async #send(url: URL, what: { readonly method: 'GET' | 'POST'; readonly authorization?: string | undefined; readonly body?: string }, scope: AuthScope): Promise<IncomingMessage> {
@@ -209,10 +208,6 @@ export function offersToken(response: IncomingMessage): boolean {
 
 function keyOf(scope: AuthScope): string {
   return `${scope.host.url} ${scope.repository} ${fingerprint(scope.credential)}`
-}
-
-function basicHeader(username: string, password: string): string {
-  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
 function realmOf(challenge: Challenge, scope: AuthScope): URL {

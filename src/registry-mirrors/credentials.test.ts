@@ -4,7 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { CredentialHelpers, HelperError } from './credential-helper.ts'
-import { type Credential, Credentials, type PullAuth } from './credentials.ts'
+import { basicAuthorization, type Credential, Credentials, type PullAuth, passwordForm } from './credentials.ts'
 import { isOwnRegistry } from './host-url.ts'
 import { allCapabilities, noTls, type RegistryHost } from './registry-host.ts'
 import { noRegistrySettings, type RegistrySettings } from './settings.ts'
@@ -120,6 +120,20 @@ test('an identity token beside a name without a password is what counts in setti
   assert.deepEqual(await some.of(hostOf('two.example'), image, null), password('pod', 'hunter2'))
 })
 
+test('a password that is no UTF-8 is sent in its own bytes', async () => {
+  const bytes = Buffer.from('us\xe9r:p\xe4ss\xff', 'latin1')
+  const auth = bytes.toString('base64')
+  const some = credentials({ credentials: { 'one.example': { auth } } })
+  for (const given of [await some.of(hostOf('one.example'), image, null), await some.of(hostOf('registry-1.docker.io'), image, { auth })]) {
+    assert.ok(given.kind === 'password')
+    assert.equal(basicAuthorization(given), `Basic ${auth}`)
+    assert.equal(passwordForm(given), 'username=%75%73%e9%72&password=%70%e4%73%73%ff')
+  }
+  const utf8 = await some.of(hostOf('registry-1.docker.io'), image, { auth: encoded('usér:pä ß') })
+  assert.ok(utf8.kind === 'password')
+  assert.deepEqual([basicAuthorization(utf8), passwordForm(utf8)], [`Basic ${encoded('usér:pä ß')}`, 'username=us%C3%A9r&password=p%C3%A4+%C3%9F'])
+})
+
 test('a Docker config.json: auths by host and path, credHelpers, credsStore', async () => {
   await helper('hosthelper', `printf '{"Username":"helped","Secret":"%s"}' "$(cat)"`)
   await helper('store', `printf '{"Username":"<token>","Secret":"refresh"}'`)
@@ -147,7 +161,10 @@ test('a Docker config.json: auths by host and path, credHelpers, credsStore', as
   await writeFile(file, '{"auths": hunter2')
   assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} is not JSON`, unreadable: true })
   await rm(file)
-  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} does not exist`, unreadable: true })
+  assert.deepEqual(await of('plain.example'), { kind: 'none', problem: `${file} does not exist` }, 'for all hosts: nobody may have logged in')
+  assert.deepEqual(warnings, [`${file} (auths."plain.example"): auth is not base64 of username:password`, `registry.credentials."*".config_file: ${file} is not JSON`, `registry.credentials."*".config_file: ${file} does not exist`])
+  assert.ok(!warnings.join().includes('hunter2'))
+  assert.deepEqual(await credentials({ credentials: { 'plain.example': { configFile: file } } }).of(hostOf('plain.example'), image, null), { kind: 'none', problem: `${file} does not exist`, unreadable: true })
   assert.ok(!warnings.join().includes('hunter2'))
   const chosen = credentials({ credentials: { 'one.example': { configFile: file } } })
   assert.deepEqual(await chosen.candidates(hostOf('two.example'), image), [], 'the file is for the hosts that it is named for')

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { createHash } from 'node:crypto'
 import type { AuthConfig } from '../generated/cri.ts'
 import { abortable } from '../concurrency/keyed-mutex.ts'
@@ -14,13 +15,19 @@ import type { AuthSettings, RegistrySettings } from './settings.ts'
 export type PullAuth = Partial<AuthConfig> | null | undefined
 
 export type Credential =
-  /** `problem`: why there is none although one was meant to be; for the error when the host wants one. `unreadable`: it is configured and could not be had. */
+  /**
+   * `problem`: why there is none although one was meant to be; for the error when the host wants one. `unreadable`: it is configured and could not be had, so that
+   * a host that calls the image unknown may mean that.
+   */
   | { readonly kind: 'none'; readonly problem?: string; readonly unreadable?: boolean }
-  | { readonly kind: 'password'; readonly username: string; readonly password: string }
+  /** `latin1`: name and password are bytes that are no UTF-8, one character for each. */
+  | { readonly kind: 'password'; readonly username: string; readonly password: string; readonly encoding?: 'latin1' }
   /** A refresh token, to be exchanged at the token service. */
   | { readonly kind: 'identity'; readonly token: string }
   /** A bearer token for the registry itself. */
   | { readonly kind: 'registry'; readonly token: string }
+
+export type PasswordCredential = Extract<Credential, { readonly kind: 'password' }>
 
 /** What of a host decides on its credential. */
 export type CredentialHost = Pick<RegistryHost, 'host' | 'ownRegistry'>
@@ -44,7 +51,8 @@ export interface CredentialsOptions {
 export type Candidate =
   | { readonly kind: 'known'; readonly source: string; readonly credential: Credential }
   | { readonly kind: 'helper'; readonly source: string; readonly helper: string }
-  | { readonly kind: 'problem'; readonly source: string; readonly problem: string }
+  /** `absent`: a file that is named for many hosts is not there, which may be how it should be: nobody has logged in. */
+  | { readonly kind: 'problem'; readonly source: string; readonly problem: string; readonly absent?: boolean }
 
 const none: Credential = { kind: 'none' }
 
@@ -67,15 +75,16 @@ export class Credentials {
   async of(host: CredentialHost, image: CredentialImage, auth: PullAuth, signal?: AbortSignal): Promise<Credential> {
     const secret = auth === null || auth === undefined ? none : ofPullAuth(auth)
     if (auth !== null && auth !== undefined && secret.kind !== 'none' && this.#takes(host, image, auth)) return secret
-    let problem: string | undefined
+    const problems: { readonly text: string; readonly absent: boolean }[] = []
     for (const candidate of await this.candidates(host, image)) {
       const found = await this.#fetch(candidate, host, signal)
       if (found.kind !== 'none') return found
       if (found.problem === undefined) continue
-      problem ??= found.problem
-      this.#options.warn?.(`${candidate.source}: ${found.problem}`)
+      problems.push({ text: found.problem, absent: candidate.kind === 'problem' && candidate.absent === true })
+      this.#options.warn?.(found.problem.startsWith(candidate.source) ? found.problem : `${candidate.source}: ${found.problem}`)
     }
-    if (problem !== undefined) return { kind: 'none', problem, unreadable: true }
+    const problem = problems.find(({ absent }) => !absent) ?? problems[0]
+    if (problem !== undefined) return { kind: 'none', problem: problem.text, ...(problem.absent ? {} : { unreadable: true }) }
     return secret.kind === 'none' ? none : { kind: 'none', problem: notSent(host, image, auth) }
   }
 
@@ -99,23 +108,24 @@ export class Credentials {
       const source = `registry.credentials."${name}"`
       addStatic(found, entry, source)
       if ((entry.helper ?? '') !== '') found.push({ kind: 'helper', source: `${source}.helper`, helper: entry.helper ?? '' })
-      if ((entry.configFile ?? '') !== '') await this.#addFile(found, entry.configFile ?? '', host, repository)
+      if ((entry.configFile ?? '') !== '') await this.#addFile(found, { file: entry.configFile ?? '', name }, host, repository)
     }
     for (const [endpoint, entry] of Object.entries(settings.auths)) if (sameHost(endpoint, host.host)) addStatic(found, entry, `registry.auths."${plain(endpoint)}"`)
     for (const [name, { auth }] of Object.entries(settings.configs)) if (auth !== undefined && sameHost(name, host.host)) addStatic(found, auth, `registry.configs."${plain(name)}".auth`)
     return found
   }
 
-  async #addFile(found: Candidate[], file: string, host: CredentialHost, repository: string): Promise<void> {
+  async #addFile(found: Candidate[], { file, name }: { readonly file: string; readonly name: string }, host: CredentialHost, repository: string): Promise<void> {
+    const setting = `registry.credentials."${name}".config_file`
     let config: DockerConfig | undefined
     try {
       config = await this.#files.get(file)
     } catch (error) {
-      found.push({ kind: 'problem', source: file, problem: messageOf(error).includes(file) ? messageOf(error) : `${file} cannot be read: ${messageOf(error)}` })
+      found.push({ kind: 'problem', source: setting, problem: messageOf(error).includes(file) ? messageOf(error) : `${file} cannot be read: ${messageOf(error)}` })
       return
     }
     if (config === undefined) {
-      found.push({ kind: 'problem', source: file, problem: `${file} does not exist` })
+      found.push({ kind: 'problem', source: setting, problem: `${file} does not exist`, absent: name.startsWith('*') })
       return
     }
     // As Docker: a helper for this very host, what is in the file, the helper for all others.
@@ -211,10 +221,25 @@ function withName(username: string, secret: string): Credential {
 }
 
 function decode(encoded: string): Credential | undefined {
-  const text = Buffer.from(encoded, 'base64').toString('utf8').replace(/\0+$/, '')
+  const bytes = Buffer.from(encoded, 'base64')
+  const encoding = isUtf8(bytes) ? 'utf8' : 'latin1'
+  const text = bytes.toString(encoding).replace(/\0+$/, '')
   const colon = text.indexOf(':')
   if (colon < 0 || text.length < 2 || !/^[A-Za-z0-9+/_-]+=*\s*$/.test(encoded)) return undefined
-  return withName(text.slice(0, colon), text.slice(colon + 1))
+  const credential = withName(text.slice(0, colon), text.slice(colon + 1))
+  return encoding === 'latin1' && credential.kind === 'password' ? { ...credential, encoding } : credential
+}
+
+/** What Basic authentication sends, and what must not be seen of it. */
+export function basicAuthorization({ username, password, encoding }: PasswordCredential): string {
+  return `Basic ${Buffer.from(`${username}:${password}`, encoding).toString('base64')}`
+}
+
+/** Parts of a form (`application/x-www-form-urlencoded`) with a name and a password, in the bytes that they are. */
+export function passwordForm({ username, password, encoding }: PasswordCredential): string {
+  if (encoding === undefined) return new URLSearchParams({ username, password }).toString()
+  const escaped = (text: string): string => Buffer.from(text, encoding).reduce((all, byte) => `${all}%${byte.toString(16).padStart(2, '0')}`, '')
+  return `username=${escaped(username)}&password=${escaped(password)}`
 }
 
 /** What helpers know a host by. Docker Hub has a name of its own there. */
