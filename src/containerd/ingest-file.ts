@@ -52,13 +52,7 @@ export class IngestFile {
   /** Writes the next bytes, whose memory may be used again when this resolves. One at a time. */
   async write(chunk: Uint8Array): Promise<void> {
     await this.#tracked(async () => {
-      const writing = this.#put(chunk, this.#writtenBytes)
-      // Beside the write, which another thread does; after a gap the rest is read at the end.
-      if (this.#hash !== undefined && this.#hashedBytes === this.#writtenBytes) {
-        this.#hash.update(chunk)
-        this.#hashedBytes += chunk.length
-      }
-      await writing
+      await this.#put(chunk, this.#writtenBytes)
       this.#writtenBytes += chunk.length
     })
   }
@@ -139,6 +133,16 @@ export class IngestFile {
   }
 
   async #put(chunk: Uint8Array, positionBytes: number): Promise<void> {
+    const writing = this.#putAll(chunk, positionBytes)
+    // Beside the write, which another thread does; after a gap the rest is read at the end.
+    if (this.#hash !== undefined && this.#hashedBytes === positionBytes) {
+      this.#hash.update(chunk)
+      this.#hashedBytes += chunk.length
+    }
+    await writing
+  }
+
+  async #putAll(chunk: Uint8Array, positionBytes: number): Promise<void> {
     try {
       // A full disk takes a part; asked for the rest it says why.
       for (let at = 0; at < chunk.length;) at += (await this.#file.write(chunk, at, chunk.length - at, positionBytes + at)).bytesWritten

@@ -5,6 +5,7 @@ import { after, afterEach, before, describe, it } from 'node:test'
 import { FakeProxy, makeCertificates } from '../../src/registry-mirrors/fake-registry.test-helper.ts'
 import { temporaryDirectory } from '../../src/server/fixtures.ts'
 import type { Fault } from '../fixtures/registry/faults.ts'
+import { holdFirst } from '../fixtures/registry/hold-first.ts'
 import { type RecordedRequest, type Registry, startRegistry } from '../fixtures/registry/registry.ts'
 import { addImage, addLayer, type Layer } from '../images/image.ts'
 import { blobPath, ContentDir, type Descriptor, readIndex, refNameAnnotation } from '../images/layout.ts'
@@ -162,8 +163,10 @@ describe('large layers over TLS', { skip: skipUnlessRoot }, () => {
   })
 
   it('come in ranges, each of which goes on elsewhere when it breaks', async () => {
+    assert.ok(first)
     const [whole, broken] = [await layerOf(nameOf('ranges')), await layerOf(nameOf('broken-ranges'))]
     const starts = [0, 1, 2].map((part) => Math.ceil(whole.size * part / 3))
+    undo.push(holdFirst(first, whole.digest, 3))
     assert.equal(await pull(node, nameOf('ranges')), whole.config)
     const all = requests(first, whole.digest)
     assert.deepEqual(new Set(all.map(({ range }) => range)), new Set([undefined, `bytes=${starts[1]}-${(starts[2] ?? 0) - 1}`, `bytes=${starts[2]}-`]))
@@ -173,6 +176,7 @@ describe('large layers over TLS', { skip: skipUnlessRoot }, () => {
     assert.equal(new Set(all.map(({ connection }) => connection)).size, 3)
 
     fault(first, { match: (request) => request.reference === broken.digest && (request as RecordedRequest).range?.startsWith(`bytes=${starts[1]}-`) === true, times: 1, action: { kind: 'end', afterBytes: 5 * MiB } })
+    undo.push(holdFirst(first, broken.digest, 3))
     assert.equal(await pull(node, nameOf('broken-ranges')), broken.config)
     assert.deepEqual(requests(second, broken.digest).map(({ range }) => range), [`bytes=${(starts[1] ?? 0) + 5 * MiB}-${(starts[2] ?? 0) - 1}`])
   })

@@ -3,6 +3,7 @@ import { readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { type Fault } from '../fixtures/registry/faults.ts'
+import { holdFirst } from '../fixtures/registry/hold-first.ts'
 import type { RecordedRequest } from '../fixtures/registry/registry.ts'
 import { addImage, addLayer } from '../images/image.ts'
 import { blobPath, type ContentDir, type Descriptor, readIndex, refNameAnnotation } from '../images/layout.ts'
@@ -77,11 +78,9 @@ describe('transfers of a pull', { skip: skipUnlessRoot }, () => {
   /** A request for a part is recognised by what the server has recorded of it last. */
   const asksFor = (digest: string, range: (given: string | undefined) => boolean): NonNullable<Fault['match']> => (request) => request.reference === digest && range((request as RecordedRequest).range)
 
-  it('brings a large layer in ranges side by side', async () => {
+  it('brings a large layer in ranges side by side when it has to wait for the network', async () => {
     const { digest, starts, config } = await layerOf('ranges')
-    const all = Promise.withResolvers<void>()
-    // The first comes to its end only when the others were asked for.
-    fault({ match: asksFor(digest, (range) => { if (range !== undefined && requests(digest).length === 3) all.resolve(); return range === undefined }), action: { kind: 'hold', afterBytes: 1024, until: all.promise } })
+    undo.push(holdFirst(node.registry, digest, 3))
     assert.equal(await pull(node, `${host}/t/ranges:1`), config)
     assert.deepEqual(new Set(requests(digest).map(({ range }) => range)), new Set([undefined, `bytes=${starts[1]}-${(starts[2] ?? 0) - 1}`, `bytes=${starts[2]}-`]))
     assert.equal(requests(digest).length, 3)
@@ -96,6 +95,7 @@ describe('transfers of a pull', { skip: skipUnlessRoot }, () => {
   it('goes on with a range that broke off', async () => {
     const { digest, starts, config } = await layerOf('broken')
     fault({ match: asksFor(digest, (range) => range?.startsWith(`bytes=${starts[2]}-`) === true), times: 1, action: { kind: 'cut', afterBytes: MiB } })
+    undo.push(holdFirst(node.registry, digest, 3))
     assert.equal(await pull(node, `${host}/t/broken:1`), config)
     assert.ok(requests(digest).some(({ range }) => range === `bytes=${(starts[2] ?? 0) + MiB}-`), JSON.stringify(requests(digest).map(({ range }) => range)))
   })

@@ -166,68 +166,99 @@ export class BlobFetcher {
       return blob
     }
     const from = storedBytes
-    const ends = Promise.withResolvers<readonly number[]>()
-    /** One part, up to where it ends, which `opened` says. Its place among the transfers lasts as long as bytes are awaited, and the watchdog looks at it only then. */
-    const bring = async (signal: AbortSignal, begin: number, to: number, opened: (blob: OpenedBlob) => number, write: (bytes: Buffer, at: number) => Promise<void>): Promise<void> => {
-      using turn = source.precedence.enter(rank)
-      await turn.come(signal)
-      await this.#transfers.add(() => source.watch(async () => {
-        const blob = await open(signal, begin, to)
-        await read(blob, { from: begin, to: opened(blob), turn, signal, write, stored })
-        for (const host of blob.hosts) served.add(host)
-      }), { signal })
+    /** What is read in one go, of which the first may come to be all. */
+    const parts: Part[] = []
+    const opened = Promise.withResolvers<void>()
+    /** Its place among the transfers lasts as long as bytes are awaited, and the watchdog looks at it only then. */
+    const inTurn = async (signal: AbortSignal, place: number, work: (turn: Turn) => Promise<void>): Promise<void> => {
+      using turn = source.precedence.enter(rank + place)
+      await turn.begin(signal)
+      await this.#transfers.add(() => source.watch(() => work(turn)), { signal })
     }
     const first = async (signal: AbortSignal): Promise<void> => {
-      const opened = ({ acceptsRanges }: OpenedBlob): number => {
-        const parts = this.#endsOfParts(from, sizeBytes, acceptsRanges && writer.isDirect)
-        ends.resolve(parts)
-        return parts[0] ?? sizeBytes
-      }
       try {
-        await bring(signal, from, sizeBytes, opened, async (bytes) => writer.write(bytes))
+        await inTurn(signal, 0, async (turn) => {
+          const blob = await open(signal, from, sizeBytes)
+          const [own, ...others] = this.#parts(from, sizeBytes, blob.acceptsRanges && writer.isDirect)
+          parts.push(...others)
+          opened.resolve()
+          // What nobody has begun to read when it comes is not asked for again.
+          let reached = 0
+          const more = (): number | undefined => {
+            const next = parts[reached]
+            if (next === undefined || next.isTaken) return undefined
+            next.isTaken = true
+            reached += 1
+            return next.end
+          }
+          await read(blob, { from, to: own.end, more, turn, signal, write: async (bytes) => writer.write(bytes), stored })
+          for (const host of blob.hosts) served.add(host)
+        })
       } finally {
-        ends.resolve([])
+        opened.resolve()
       }
     }
     const further = Array.from({ length: this.#ranges.parts - 1 }, (_, index) => async (signal: AbortSignal): Promise<void> => {
-      const parts = await ends.promise
-      const [begin, end] = [parts[index], parts[index + 1]]
-      if (begin === undefined || end === undefined) return
-      await bring(signal, begin, end, () => end, async (bytes, at) => writer.writeAt(bytes, at))
+      await opened.promise
+      const part = parts[index]
+      if (part === undefined) return
+      await inTurn(signal, (index + 1) / this.#ranges.parts, async (turn) => {
+        if (part.isTaken) return
+        part.isTaken = true
+        const blob = await open(signal, part.begin, part.end)
+        await read(blob, { from: part.begin, to: part.end, turn, signal, write: async (bytes, at) => writer.writeAt(bytes, at), stored })
+        for (const host of blob.hosts) served.add(host)
+      })
     })
     await join<void[]>(ctx.signal, [first, ...further])
     writer.filledTo(sizeBytes)
     return [...served]
   }
 
-  /** Where each part ends: one when it is not worth it. */
-  #endsOfParts(from: number, to: number, possible: boolean): number[] {
-    const { parts, fromBytes } = this.#ranges
-    if (!possible || to - from < fromBytes) return [to]
-    return Array.from({ length: parts }, (_, index) => from + Math.ceil((to - from) * (index + 1) / parts))
+  /** One when more are not worth it. */
+  #parts(from: number, to: number, possible: boolean): [Part, ...Part[]] {
+    const { parts: count, fromBytes } = this.#ranges
+    if (!possible || to - from < fromBytes) return [{ begin: from, end: to, isTaken: true }]
+    const endOf = (index: number): number => from + Math.ceil((to - from) * index / count)
+    const others = Array.from({ length: count - 1 }, (_, index) => ({ begin: endOf(index + 1), end: endOf(index + 2), isTaken: false }))
+    return [{ begin: from, end: endOf(1), isTaken: true }, ...others]
   }
+}
+
+interface Part {
+  readonly begin: number
+  readonly end: number
+  /** Somebody reads it. */
+  isTaken: boolean
 }
 
 interface Reading {
   readonly from: number
   /** The host may not know of it. */
   readonly to: number
+  /** Asked when bytes come from beyond that: how far they are wanted now. Default: no further. */
+  readonly more?: () => number | undefined
   readonly turn: Turn
   readonly signal: AbortSignal
   readonly write: (bytes: Buffer, at: number) => Promise<void>
   readonly stored: (bytes: number) => void
 }
 
-async function read(blob: OpenedBlob, { from, to, turn, signal, write, stored }: Reading): Promise<void> {
-  let at = from
+async function read(blob: OpenedBlob, { from, to, more, turn, signal, write, stored }: Reading): Promise<void> {
+  let [at, end] = [from, to]
   try {
     for await (const chunk of blob.stream) {
       turn.works()
-      const bytes = chunk.subarray(0, to - at)
+      while (at + chunk.length >= end) {
+        const further = more?.()
+        if (further === undefined) break
+        end = further
+      }
+      const bytes = chunk.subarray(0, end - at)
       await write(bytes, at)
       at += bytes.length
       stored(bytes.length)
-      if (at === to) break
+      if (at === end) break
       turn.waits()
       await turn.come(signal)
     }
