@@ -166,7 +166,7 @@ test('a redirect’s target and a token service’s redirect get no credential (
   assert.ok((await readBlob(some, image, { username: 'user', password: 'hunter2' })).equals(blobBytes))
   // It asks for one: that is no reason to give it.
   elsewhere.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
-  await failure(readBlob(some, image, { username: 'user', password: 'hunter2' }), Code.UNAUTHENTICATED, new RegExp(`${own.host}: 401 unauthorized`))
+  await failure(readBlob(some, image, { username: 'user', password: 'hunter2' }), Code.UNAUTHENTICATED, new RegExp(`${own.host}: redirects to ${elsewhere.host}: 401 unauthorized`))
   assert.deepEqual(authorizations(elsewhere), [undefined])
   elsewhere.requests.length = 0
   own.fault = ({ path: asked }) => (asked === '/token' ? { kind: 'redirect', location: `${elsewhere.url}/token?sig=SIGNED-0123456789` } : undefined)
@@ -197,7 +197,7 @@ test('a registry that redirects to another one: its anonymous token is fetched, 
   real.validTokens.clear()
   await failure(readBlob(some, image, auth), Code.UNAUTHENTICATED, new RegExp(`${vanity.host}: redirects to ${real.host}: token service ${real.host}: gives no token without credentials`))
   real.fault = ({ path: asked }) => (asked === '/token' ? { kind: 'status', status: 200, body: '{"token":"useless"}' } : undefined)
-  await failure(readBlob(some, image, auth), Code.UNAUTHENTICATED, new RegExp(`${vanity.host}: 401 unauthorized`))
+  await failure(readBlob(some, image, auth), Code.UNAUTHENTICATED, new RegExp(`${vanity.host}: redirects to ${real.host}: 401 unauthorized`))
 })
 
 test('no credential is sent to a token service elsewhere over plain HTTP', async () => {
@@ -266,6 +266,12 @@ test('what kept a credential from being read is said when the anonymous question
     await failure(some.resolve(ref, null, ctx), code, pattern)
     await failure(readBlob(some), code, pattern)
   }
+  // A file for all hosts that nobody made has kept nothing from being read.
+  for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 404 })
+  const absent = client({ configPath: await certsD(file), credentials: { '*': { configFile: `${broken}.absent` } } })
+  await failure(absent.resolve(ref, null, ctx), Code.NOT_FOUND, new RegExp(`: ${mirror.host}: 404 not found; ${own.host}: 404 not found$`))
+  for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 403 })
+  await failure(absent.resolve(ref, null, ctx), Code.PERMISSION_DENIED, new RegExp(`${own.host}: 403 forbidden: .*absent does not exist`))
   // What fails for another reason is not blamed on it.
   for (const each of [mirror, own]) each.fault = () => ({ kind: 'status', status: 400 })
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`: ${mirror.host}: 400 bad request; ${own.host}: 400 bad request$`))
@@ -281,7 +287,7 @@ test('what kept a credential from being read is said when the anonymous question
   const bucket = await registry()
   bucket.fault = () => ({ kind: 'status', status: 403 })
   for (const each of [mirror, own]) each.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${bucket.url}${asked}?sig=SIGNED-0123456789` })
-  await failure(readBlob(plain, ref, auth), Code.PERMISSION_DENIED, new RegExp(`: ${mirror.host}: 403 forbidden; ${own.host}: 403 forbidden \\(check`))
+  await failure(readBlob(plain, ref, auth), Code.PERMISSION_DENIED, new RegExp(`: ${mirror.host}: redirects to ${bucket.host}: 403 forbidden; ${own.host}: redirects to ${bucket.host}: 403 forbidden \\(check`))
 })
 
 test('what a token service says of a refusal is passed on', async () => {

@@ -161,7 +161,7 @@ export class Authorizer {
       })
       return answer.response
     } catch (error) {
-      throw atService(url, failureOfError(error, scope.host))
+      throw atService(url, failureOfError(error))
     }
   }
 
@@ -172,7 +172,7 @@ export class Authorizer {
     try {
       body = JSON.parse((await readBody(response, maxAnswerBytes, this.#idleTimeoutMs)).toString('utf8'))
     } catch (error) {
-      throw error instanceof SyntaxError ? atService(realm, new HostFailure('server', 'its answer is not JSON')) : atService(realm, failureOfError(error, scope.host))
+      throw error instanceof SyntaxError ? atService(realm, new HostFailure('server', 'its answer is not JSON')) : atService(realm, failureOfError(error))
     }
     const { token, access_token: access, expires_in: expires, refresh_token: refresh } = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
     const value = typeof token === 'string' && token !== '' ? token : access

@@ -158,7 +158,7 @@ export class BlobStream implements AsyncIterable<Buffer> {
 
   async #continueAfter(source: Source, error: unknown): Promise<void> {
     const { hosts, what, log, signal, retryDelayMs } = this.#options
-    const failure = failureOfError(error, source.host)
+    const failure = failureOfError(error)
     this.#failed.push({ host: source.host, failure })
     this.#options.onBrokenOff(source.host, failure)
     this.#drop()

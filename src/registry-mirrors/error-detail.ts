@@ -13,11 +13,20 @@ const maxLength = 120
  */
 export async function readDetail(response: IncomingMessage, stallTimeoutMs: number, secrets: readonly string[] = []): Promise<string> {
   try {
-    return withoutSecrets(detailOf(JSON.parse((await readBody(response, maxBytes, Math.min(stallTimeoutMs, timeoutMs))).toString('utf8'))), secrets)
+    const text = (await readBody(response, maxBytes, Math.min(stallTimeoutMs, timeoutMs))).toString('utf8')
+    const page = pages.find(({ says }) => says.test(text))
+    return page?.means ?? withoutSecrets(detailOf(JSON.parse(text)), secrets)
   } catch {
     return ''
   }
 }
+
+/** What web servers (nginx, Go's, Apache) write in front of any registry: the one thing of such pages that helps. */
+const pages: readonly { readonly says: RegExp; readonly means: string }[] = [
+  { says: /plain HTTP request was sent to HTTPS port|sent an HTTP request to an HTTPS server|speaking plain HTTP to an SSL-enabled/i, means: 'it speaks TLS: write https:// for it' },
+  { says: /No required SSL certificate was sent/, means: 'it wants a client certificate: name it with client in a hosts.toml' },
+  { says: /The SSL certificate error/, means: 'it does not accept the client certificate: it must trust the authority that signed it' },
+]
 
 function detailOf(document: unknown): string {
   if (!isObject(document)) return ''

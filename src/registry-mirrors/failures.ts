@@ -145,27 +145,12 @@ export function retryAfter(headers: IncomingHttpHeaders, now = Date.now()): numb
   return Math.min(Math.max(0, at - (Number.isNaN(theirs) ? now : theirs)), maxRetryAfterMs)
 }
 
-/** The failure of a request that got no answer, or whose answer broke off. */
-export function failureOfError(error: unknown, host: RegistryHost): HostFailure {
+/** The failure of a request that got no answer, or whose answer broke off. For those of TLS, see tlsFailure. */
+export function failureOfError(error: unknown): HostFailure {
   if (error instanceof HostFailure) return error
   const errno = errnoOf(error) ?? innerErrno(error)
   const known = errno === undefined ? undefined : unreachable[errno]
   if (known !== undefined) return new HostFailure('unreachable', known.text, { transient: known.transient, timedOut: known.timedOut ?? false, cause: error })
-  if (errno?.startsWith('ERR_SSL_') === true && /CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE/.test(errno)) {
-    const where = host.source.endsWith('hosts.toml') ? host.source : 'a hosts.toml'
-    const text = errno.includes('HANDSHAKE_FAILURE') ? 'refused the TLS handshake' : `wants a client certificate: name it with client in ${where}`
-    return new HostFailure('unreachable', text, { cause: error })
-  }
-  if (errno !== undefined && !errno.startsWith('ERR_SSL_') && certificateErrors.test(errno)) {
-    const remedy = host.source.endsWith('hosts.toml') ? `name its authority with ca in ${host.source}` : 'name its authority in a hosts.toml'
-    const text = errno === 'CERT_HAS_EXPIRED' ? 'its certificate has expired' : errno === 'ERR_TLS_CERT_ALTNAME_INVALID' ? 'its certificate is for another host name' : `its certificate is not trusted: ${remedy}`
-    return new HostFailure('unreachable', text, { cause: error })
-  }
-  if (errno?.startsWith('ERR_SSL_') === true || errno === 'EPROTO') {
-    const plain = /wrong version number|packet length too long|http request/i.test(messageOf(error))
-    const text = plain ? 'it does not speak TLS: write http:// for it in the hosts.toml' : `TLS failed (${errno.toLowerCase().replace(/^err_ssl_/, '').replaceAll('_', ' ')})`
-    return new HostFailure('unreachable', text, { cause: error })
-  }
   if (errno === 'HPE_HEADER_OVERFLOW') return new HostFailure('server', 'the head of its answer is too large', { cause: error })
   if (errno?.startsWith('HPE_') === true) return new HostFailure('unreachable', `it does not answer in HTTP (${errno})`, { cause: error })
   // An image may be named after 1.2.b.3, which is no host name for a URL. Without its cause, which holds the URL.
@@ -177,13 +162,6 @@ export function failureOfError(error: unknown, host: RegistryHost): HostFailure 
   }
   if (errno === 'ERR_PROXY_TUNNEL') return new HostFailure('unreachable', 'the HTTP proxy refused the connection', { cause: error })
   return new HostFailure('unreachable', errno ?? safeText(messageOf(error)), { cause: error })
-}
-
-/** Whether TLS failed because the other side does not speak it. */
-export function isNotTls(error: unknown): boolean {
-  const errno = errnoOf(error) ?? ''
-  if (errno === 'EPROTO' || errno.startsWith('ERR_SSL_')) return /wrong version number|packet length too long|http request/i.test(messageOf(error))
-  return errno === 'ECONNRESET' && messageOf(error).includes('before secure TLS connection')
 }
 
 /** Text that somebody else wrote, fit for an error: one line, short, URLs without user, query and fragment, nothing that looks like a token. */
@@ -205,8 +183,6 @@ function innerErrno(error: unknown): string | undefined {
   if (!(error instanceof AggregateError)) return undefined
   return error.errors.map(errnoOf).find((errno) => errno !== undefined)
 }
-
-const certificateErrors = /CERT|SELF_SIGNED|UNABLE_TO_|HOSTNAME_MISMATCH/
 
 const unreachable: Readonly<Record<string, { readonly text: string; readonly transient: boolean; readonly timedOut?: boolean } | undefined>> = {
   ECONNREFUSED: { text: 'connection refused', transient: false },

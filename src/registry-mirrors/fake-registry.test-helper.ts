@@ -145,6 +145,11 @@ export class FakeRegistry {
     return { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', digest, sizeBytes: bytes.length }
   }
 
+  /** Takes no connection any more, and keeps those that stand. */
+  stopListening(): void {
+    this.#server.close()
+  }
+
   async close(): Promise<void> {
     for (const socket of this.sockets) socket.destroy()
     await new Promise((resolve) => {

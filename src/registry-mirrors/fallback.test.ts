@@ -152,6 +152,39 @@ test('the last host is asked whatever is known of it, and skipped ones when it c
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, mirror.host, 'better than none')
 })
 
+test('the log tells above debug when a host begins and ends to be skipped, not of every request that passes it over', async () => {
+  const [bad, missing, good] = [await t.registry(), await t.registry(), await t.registry()]
+  let now = 1
+  const some = t.client({ configPath: await t.through(bad, missing, good), health: { ...quick, now: () => now } })
+  bad.fault = () => ({ kind: 'status', status: 502 })
+  missing.fault = () => ({ kind: 'status', status: 404 })
+  for (let request = 0; request < 5; request++) await some.fetchManifest(ref, manifest, null, ctx)
+  bad.fault = () => undefined
+  now += 15_000
+  while (stateOf(some, bad.host) !== 'closed') await some.fetchManifest(ref, manifest, null, ctx)
+  const told = t.logged.trimEnd().split('\n').map((line) => JSON.parse(line) as { readonly level: number | string; readonly msg: string; readonly registryHost?: string; readonly why?: string })
+  const above = told.filter(({ level }) => level !== 'debug' && level !== 20 && level !== 'trace' && level !== 10)
+  assert.deepEqual(above.map(({ registryHost, why }) => [registryHost, why]), [[bad.host, '502 bad gateway'], [bad.host, undefined]])
+  assert.ok(told.some(({ msg, registryHost }) => msg === 'registry host failed' && registryHost === missing.host), 'debug tells more')
+})
+
+test('a mirror that vanishes behind a kept connection has the short lead; one that takes its time has all of it', async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  const some = t.client({ configPath: await t.through(mirror, good), health: { headStartMs: 100, knownHeadStartMs: 2 ** 30 } })
+  const asked = async (): Promise<string> => (await some.fetchManifest(ref, manifest, null, ctx)).host
+  assert.equal(await asked(), mirror.host)
+  const answer = Promise.withResolvers<void>()
+  mirror.fault = () => ({ kind: 'late', until: answer.promise })
+  const slow = asked()
+  // A connection that only shows that somebody is there.
+  while (mirror.connections < 2) await new Promise((resolve) => { setTimeout(resolve, 5) })
+  answer.resolve()
+  assert.equal(await slow, mirror.host)
+  mirror.fault = () => ({ kind: 'silent' })
+  mirror.stopListening()
+  assert.equal(await asked(), good.host)
+})
+
 test('a host that is named twice is not held to what it said before', async () => {
   const one = await t.registry()
   const configPath = await t.certsD(`server = "${one.url}"\n[host."${one.url}"]\ncapabilities = ["pull"]\n`)
@@ -273,7 +306,7 @@ test('nothing of a signed URL, a credential or a token gets into an error or a l
     ctx.log.error({ err: error }, 'PullImage failed')
     assert.ok(!String(error).includes('hunter2'))
   }
-  const opaque = failureOfError(new Error('at https://h/?sig=hunter2'), hostNamed('h'))
+  const opaque = failureOfError(new Error('at https://h/?sig=hunter2'))
   assert.ok(!opaque.message.includes('hunter2'))
 })
 

@@ -37,6 +37,8 @@ export interface HostHealthOptions {
   readonly knownHeadStartMs?: number
   /** How long a host is skipped at first. Default: 15,000. */
   readonly skipMs?: number
+  /** Told when a host begins to be skipped, why and for how long at first, and when it is in use again. */
+  readonly onTurn?: (host: RegistryHost, skipped: { readonly why: string; readonly forMs: number } | undefined) => void
 }
 
 interface Entry {
@@ -73,12 +75,14 @@ export class HostHealth {
   readonly headStartMs: number
   readonly #knownHeadStartMs: number
   readonly #skipMs: number
+  readonly #onTurn: HostHealthOptions['onTurn']
 
   constructor(options: HostHealthOptions = {}) {
     this.#now = options.now ?? (() => performance.now())
     this.headStartMs = options.headStartMs ?? 1000
     this.#knownHeadStartMs = options.knownHeadStartMs ?? 5000
     this.#skipMs = options.skipMs ?? 15_000
+    this.#onTurn = options.onTurn
   }
 
   /** For a host that others follow; the last one is asked whatever is known of it. */
@@ -113,10 +117,16 @@ export class HostHealth {
     this.#entry(host).slow = false
   }
 
+  /** Whether it ever answered since it was first asked. */
+  hasAnswered(host: RegistryHost): boolean {
+    return this.#entry(host).answeredAt !== undefined
+  }
+
   /** It sent the head of an answer that is not its own failure. */
   answered(host: RegistryHost): void {
     const entry = this.#entry(host)
     const now = this.#now()
+    if (entry.openUntil !== undefined) this.#onTurn?.(host, undefined)
     Object.assign(entry, { failures: 0, openings: 0, openUntil: undefined, probing: false, slow: false, answeredAt: now })
     if (entry.heldUntil <= now) entry.lastFailure = undefined
   }
@@ -175,6 +185,7 @@ export class HostHealth {
     // What fails at once costs little to try: only time-outs are put off for longer and longer.
     const skipMs = failure.timedOut ? Math.min(this.#skipMs * 2 ** (entry.openings - 1), maxSkipMs) : this.#skipMs
     entry.openUntil = now + skipMs
+    if (!wasOpen) this.#onTurn?.(entry.host, { why: failure.message, forMs: skipMs })
     wake(entry)
   }
 

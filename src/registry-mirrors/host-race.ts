@@ -1,9 +1,9 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import type { CriError } from '../errors/cri-error.ts'
+import type { ConnectLead } from './dispatch.ts'
 import { allFailed, type FailedHost, HostFailure } from './failures.ts'
 import type { HostHealth } from './host-health.ts'
 import type { RegistryHost } from './registry-host.ts'
-import type { ConnectLead } from './transport.ts'
 
 export interface RaceOptions<T> {
   /** Begins the error: `cannot fetch …`. */

@@ -1,12 +1,13 @@
-import { X509Certificate } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import type { X509Certificate } from 'node:crypto'
 import https from 'node:https'
-import { type DetailedPeerCertificate, type TLSSocket } from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import { errnoOf } from '../errors/cri-error.ts'
-import { HostFailure, safeText } from './failures.ts'
+import { authorityOf, dayOf, expiredOf, isoDate, nameOf, namesOf, subjectsOf } from './certificates.ts'
+import { HostFailure } from './failures.ts'
 import { hostName } from './host-url.ts'
 import { proxyFor } from './proxy.ts'
 import { noTls, type RegistryHost } from './registry-host.ts'
+import { remedyPlace } from './tls-failures.ts'
 import { TlsLoader } from './tls-material.ts'
 
 /** The certificate that a host presents. All texts are the host's own words, made fit for a terminal. */
@@ -49,12 +50,12 @@ export async function peerCertificate(host: RegistryHost, options: PeerCertifica
   const proxy = proxyFor(url, env)
   if (proxy !== undefined && !/^https?:/i.test(proxy)) return undefined
   const agent = new https.Agent({ secureContext: material.secureContext, rejectUnauthorized: false, ...(proxy === undefined ? {} : { proxyEnv: { HTTPS_PROXY: proxy } }) })
-  const seen = await new Promise<{ readonly certificate: DetailedPeerCertificate; readonly errno: string | undefined } | undefined>((resolve) => {
+  const seen = await new Promise<{ readonly certificate: X509Certificate; readonly errno: string | undefined } | undefined>((resolve) => {
     const request = https.request(url, { agent, method: 'HEAD', signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]) })
     const look = (socket: TLSSocket): void => {
-      const certificate = socket.getPeerCertificate(true)
+      const certificate = socket.getPeerX509Certificate()
       const reason: unknown = socket.authorizationError
-      resolve(Object.keys(certificate).length === 0 ? undefined : { certificate, errno: typeof reason === 'string' ? reason : errnoOf(reason) })
+      resolve(certificate === undefined ? undefined : { certificate, errno: typeof reason === 'string' ? reason : errnoOf(reason) })
       request.destroy()
     }
     request.once('socket', (socket) => {
@@ -70,67 +71,30 @@ export async function peerCertificate(host: RegistryHost, options: PeerCertifica
   agent.destroy()
   if (seen === undefined) return undefined
   const described = describe(seen.certificate)
-  const problem = seen.errno === undefined || host.tls.skipVerify || loaded instanceof HostFailure ? undefined : await problemOf(seen.errno, seen.certificate, described, host)
+  const problem = seen.errno === undefined || host.tls.skipVerify || loaded instanceof HostFailure ? undefined : await problemOf(seen.errno, seen.certificate, host)
   return problem === undefined ? described : { ...described, problem }
 }
 
-function describe(certificate: DetailedPeerCertificate): PeerCertificate {
+function describe(certificate: X509Certificate): PeerCertificate {
   return {
-    subject: nameOf(certificate.subject), issuer: nameOf(certificate.issuer), validFrom: isoDate(certificate.valid_from), validTo: isoDate(certificate.valid_to),
-    names: safeText(certificate.subjectaltname ?? '', 1000).split(/, /).map((name) => name.replace(/^[A-Za-z ]+:/, '').trim()).filter((name) => name !== '').slice(0, 20),
+    subject: nameOf(certificate.subject), issuer: nameOf(certificate.issuer), validFrom: isoDate(certificate.validFrom), validTo: isoDate(certificate.validTo), names: namesOf(certificate),
   }
 }
 
-async function problemOf(errno: string, certificate: DetailedPeerCertificate, { subject, issuer, validFrom, validTo, names }: PeerCertificate, host: RegistryHost): Promise<string> {
-  const file = host.source.endsWith('hosts.toml') ? host.source : 'a hosts.toml'
-  const day = (date: string): string => date.slice(0, 10)
+async function problemOf(errno: string, certificate: X509Certificate, host: RegistryHost): Promise<string> {
+  const file = remedyPlace(host)
   if (errno === 'CERT_HAS_EXPIRED') {
-    const expired = chainOf(certificate).find((each) => Date.parse(each.valid_to) < Date.now())
-    const which = expired === undefined || expired === certificate ? `it has expired on ${day(validTo)}` : `the authority ${nameOf(expired.subject)} has expired on ${day(isoDate(expired.valid_to))}`
+    const expired = expiredOf(certificate)
+    const which = expired === undefined || expired === certificate ? `it has expired on ${dayOf(certificate.validTo)}` : `the authority ${nameOf(expired.subject)} has expired on ${dayOf(expired.validTo)}`
     return `${which}: whoever runs the host must renew it`
   }
-  if (errno === 'CERT_NOT_YET_VALID') return `it is not valid before ${day(validFrom)}: is the clock of this node right?`
-  if (errno === 'ERR_TLS_CERT_ALTNAME_INVALID') return `it is for ${names.length === 0 ? subject : names.join(', ')}, not for ${hostName(host.host)}: write one of its names in the URL`
+  if (errno === 'CERT_NOT_YET_VALID') return `it is not valid before ${dayOf(certificate.validFrom)}: is the clock of this node right?`
+  const names = namesOf(certificate)
+  if (errno === 'ERR_TLS_CERT_ALTNAME_INVALID') return `it is for ${names.length === 0 ? nameOf(certificate.subject) : names.join(', ')}, not for ${hostName(host.host)}: write one of its names in the URL`
   const given = await subjectsOf(host.tls.caFiles)
   const instead = given.length === 0 ? '' : `; ca names ${given.join(', ')} instead`
-  if (errno === 'DEPTH_ZERO_SELF_SIGNED_CERT') return `it is signed by itself, and nobody says that it is to be trusted${instead}: put the certificate into a file and name that with ca in ${file}`
-  const top = chainOf(certificate).at(-1) ?? certificate
-  const missing = nameOf(top.issuer)
-  const chain = missing === issuer ? '' : ' (it sends the certificates up to there)'
-  return `the authority ${missing} is not trusted${chain}${instead}: name the authority's certificate with ca in ${file}`
-}
-
-/** The certificate and those above it that the host sent, without repeats. */
-function chainOf(certificate: DetailedPeerCertificate): DetailedPeerCertificate[] {
-  const chain: DetailedPeerCertificate[] = []
-  // The top of a chain points at itself, or at nothing.
-  for (let each: DetailedPeerCertificate | undefined = certificate; each !== undefined && !chain.includes(each) && chain.length < 10; each = each.issuerCertificate as DetailedPeerCertificate | undefined) chain.push(each)
-  return chain
-}
-
-async function subjectsOf(files: readonly string[]): Promise<string[]> {
-  const found: string[] = []
-  for (const file of files) {
-    const text = await readFile(file, 'utf8').catch(() => '')
-    for (const [pem] of text.matchAll(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)) {
-      try {
-        found.push(safeText(new X509Certificate(pem).subject.split('\n').reverse().join(', '), 120))
-      } catch {
-        found.push(`something unreadable in ${file}`)
-      }
-    }
-  }
-  return found.length > 5 ? [...found.slice(0, 5), `${found.length - 5} more`] : found
-}
-
-/** `CN=registry.example, O=Example`: the most telling part first. */
-function nameOf(name: Readonly<Record<string, unknown>> | undefined): string {
-  const entries = Object.entries(name ?? {})
-  const parts = [...entries.filter(([key]) => key === 'CN'), ...entries.filter(([key]) => key !== 'CN')].map(([key, value]) => `${key}=${Array.isArray(value) ? value.join('+') : String(value)}`)
-  return parts.length === 0 ? 'without a name' : safeText(parts.join(', '), 120)
-}
-
-function isoDate(text: string): string {
-  const date = new Date(text)
-  return Number.isNaN(date.getTime()) ? safeText(text, 40) : date.toISOString()
+  const authority = authorityOf(certificate)
+  if (authority === undefined) return `it is signed by itself, and nobody says that it is to be trusted${instead}: put the certificate into a file and name that with ca in ${file}`
+  const chain = authority === nameOf(certificate.issuer) ? '' : ' (it sends the certificates up to there)'
+  return `the authority ${authority} is not trusted${chain}${instead}: name the authority's certificate with ca in ${file}`
 }

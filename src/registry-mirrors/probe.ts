@@ -54,7 +54,7 @@ async function askHost(client: RegistryClient, ref: ImageRef, host: RegistryHost
     return answer({ ok: true, status: '200', digest, mediaType })
   } catch (error) {
     ctx.signal.throwIfAborted()
-    const { message, retryAfterMs } = failureOfError(error, host)
+    const { message, retryAfterMs } = failureOfError(error)
     return answer({ ok: false, status: message, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
   }
 }
@@ -67,6 +67,6 @@ async function withCertificate(host: RegistryHost, asked: Promise<Probe>, option
   }
   const probed = await asked
   // What a server that speaks TLS says to plain HTTP: 400, a reset, or something that is no HTTP.
-  if (probed.ok || !/^400|reset|not answer in HTTP/.test(probed.status) || await peerCertificate(host, options) === undefined) return probed
+  if (probed.ok || !/^400|reset|not answer in HTTP/.test(probed.status) || probed.status.includes('it speaks TLS') || await peerCertificate(host, options) === undefined) return probed
   return { ...probed, status: `${probed.status}; it speaks TLS: write https:// for it` }
 }

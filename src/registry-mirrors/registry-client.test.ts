@@ -360,7 +360,7 @@ test('redirects go without credentials and headers to another host, with them to
 
   elsewhere.fault = () => ({ kind: 'status', status: 403 })
   own.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${elsewhere.url}${asked}?X-Amz-Signature=hunter2` })
-  await failure(t.readBlob(some), Code.PERMISSION_DENIED, new RegExp(`${own.host}: 403 forbidden`))
+  await failure(t.readBlob(some), Code.PERMISSION_DENIED, new RegExp(`${own.host}: redirects to ${elsewhere.host}: 403 forbidden`))
   own.fault = () => ({ kind: 'redirect', location: '/again' })
   own.requests.length = 0
   await failure(some.resolve(ref, null, ctx), Code.UNAVAILABLE, /more than 5 redirects/)
@@ -485,7 +485,7 @@ test('TLS: authorities, client certificates, skip_verify', async () => {
   await (await some(`ca = "${caFile}"\n${pair}`)).resolve(ref, null, ctx)
   assert.equal(one.requests.at(-1)?.clientName, 'node')
   await (await some(`skip_verify = true\n${pair}`)).resolve(ref, null, ctx)
-  await failure((await some(pair)).resolve(ref, null, ctx), Code.UNAVAILABLE, /certificate is not trusted: name its authority with ca in .*hosts\.toml/)
+  await failure((await some(pair)).resolve(ref, null, ctx), Code.UNAVAILABLE, /certificate is not trusted: name its authority, CN=test authority, with ca in .*hosts\.toml/)
   await failure((await some(`ca = "${caFile}"\n`)).resolve(ref, null, ctx), Code.UNAVAILABLE, /wants a client certificate: name it with client in .*hosts\.toml/)
 
   const good = await t.registry()

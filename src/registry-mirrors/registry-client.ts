@@ -1,35 +1,30 @@
 import type { IncomingMessage } from 'node:http'
 import type { Registry } from 'prom-client'
 import { pause } from '../concurrency/deadline.ts'
-import { Code, CriError, invalidArgument, notFound } from '../errors/cri-error.ts'
+import { Code, CriError, errnoOf, invalidArgument, notFound } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import type { Logger } from '../observability/logger.ts'
-import { Authorizer, type AuthScope, offersToken, stillUnauthorized } from './authorizer.ts'
+import { Authorizer } from './authorizer.ts'
 import { BlobStream, type OpenedBody } from './blob-stream.ts'
-import { discardBody, readBody } from './body-reader.ts'
-import { decodeBody, encodingOf } from './content-encoding.ts'
-import { type Credential, Credentials, type PullAuth, withProblem } from './credentials.ts'
-import { digestOf, digestProblem, matchesDigest, shortDigest } from './digest.ts'
-import { readDetail } from './error-detail.ts'
-import { failureOfError, failureOfStatus, HostFailure, safeText } from './failures.ts'
+import { discardBody } from './body-reader.ts'
+import { encodingOf } from './content-encoding.ts'
+import { Credentials, type PullAuth } from './credentials.ts'
+import { digestProblem, shortDigest } from './digest.ts'
+import { type Descriptor, DocumentRequests, maxManifestBytes } from './documents.ts'
+import { failureOfError, HostFailure, safeText } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { HostHealth, type HostHealthOptions, type HostState } from './host-health.ts'
 import { firstToServe } from './host-race.ts'
+import { type Asking, HostRequests } from './host-requests.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
 import type { ImageRef } from './image-ref.ts'
-import { acceptManifests, bareType, isManifestType, isSchema1Type, sniffManifestType } from './media-types.ts'
 import type { Capability, RegistryHost } from './registry-host.ts'
 import { noRegistryMetrics, registerRegistryMetrics, type RegistryMetrics, type RequestResult } from './registry-metrics.ts'
 import { resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
-import { type Answer, type ConnectLead, Transport } from './transport.ts'
+import { Transport } from './transport.ts'
 
-/** What a registry holds, by its digest. */
-export interface Descriptor {
-  readonly mediaType: string
-  readonly digest: string
-  readonly sizeBytes: number
-}
+export type { Descriptor } from './documents.ts'
 
 export interface RegistryClientOptions extends RegistrySettings {
   readonly log: Logger
@@ -83,35 +78,14 @@ export interface OpenedBlob {
   close(): void
 }
 
-interface Plan {
-  readonly ref: ImageRef
+interface Plan extends Asking {
   readonly hosts: readonly RegistryHost[]
-  readonly auth: PullAuth
-  readonly signal: AbortSignal
-  readonly log: Logger
   readonly passedOver: PassOver['passedOver']
-  readonly connectLead?: ConnectLead
 }
 
 /** Asks one host; `its` is the plan with the attempt's own signal. */
 type Attempt<T> = (host: RegistryHost, its: Plan) => Promise<T>
 
-interface Question {
-  readonly method: 'GET' | 'HEAD'
-  /** Below the repository: `manifests/latest`. */
-  readonly object: string
-  readonly headers: Readonly<Record<string, string>>
-  readonly believed?: boolean
-}
-
-interface Answered {
-  readonly response: IncomingMessage
-  /** What the answer says if it is a refusal, with what the registry wrote about it. */
-  readonly refusal: (detail: string) => HostFailure
-}
-
-/** containerd rejects manifests above 4 MiB; some registries allow 8. */
-const maxManifestBytes = 8 * 1024 * 1024
 const maxAttemptsAtLastHost = 3
 /** What a Retry-After may ask of a request that has no other host. */
 const maxRetryAfterMs = 60_000
@@ -121,7 +95,8 @@ export class RegistryClient {
   readonly #options: RegistryClientOptions
   readonly #transport: Transport
   readonly #authorizer: Authorizer
-  readonly #credentials: Credentials
+  readonly #requests: HostRequests
+  readonly #documents: DocumentRequests
   readonly #files = new FileCache<HostsFile>((bytes, file) => parseHostsFile(bytes, file))
   readonly #warned = new Set<string>()
   readonly #stallTimeoutMs: number
@@ -137,10 +112,19 @@ export class RegistryClient {
     this.#transport = new Transport({
       userAgent: options.userAgent, headers: options.headers, env: options.env ?? process.env, headerTimeoutMs: options.headerTimeoutMs ?? 30_000,
     })
-    this.#health = new HostHealth(options.health)
+    this.#health = new HostHealth({
+      onTurn: (host, skipped) => {
+        const about = { registryHost: host.host, source: host.source }
+        if (skipped === undefined) options.log.info(about, 'a registry host is back: it is asked again')
+        else options.log.info({ ...about, why: skipped.why, forMs: skipped.forMs }, 'a registry host keeps failing: it is skipped until it answers')
+      },
+      ...options.health,
+    })
     this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.hostStates())
     this.#authorizer = new Authorizer(this.#transport, this.#stallTimeoutMs)
-    this.#credentials = new Credentials({ settings: options, env: options.env ?? process.env, warn: (warning) => this.#warnOnce(warning) })
+    const credentials = new Credentials({ settings: options, env: options.env ?? process.env, warn: (warning) => this.#warnOnce(warning) })
+    this.#requests = new HostRequests({ transport: this.#transport, authorizer: this.#authorizer, credentials, stallTimeoutMs: this.#stallTimeoutMs })
+    this.#documents = new DocumentRequests(this.#requests, this.#stallTimeoutMs)
   }
 
   /** The hosts that a registry's images are asked from, in order, with everything known about each. */
@@ -162,12 +146,12 @@ export class RegistryClient {
   async resolve(ref: ImageRef, auth: PullAuth, ctx: Ctx & PassOver): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
     const plan = await this.#plan(ref, auth, ctx)
     const needed: readonly Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull']
-    return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), (host, its) => this.#resolveAt(host, its))
+    return this.#firstOf(`cannot resolve ${ref.toString()}`, plan, usable(plan, needed), async (host, its) => ({ descriptor: await this.#documents.resolve(host, its), host: host.host }))
   }
 
   /** What one host of `hosts()` says that a reference means, whatever its capabilities; nothing is remembered of it. For probes. Rejects with a HostFailure or a CriError. */
   async resolveAt(host: RegistryHost, ref: ImageRef, auth: PullAuth, ctx: Ctx): Promise<Descriptor> {
-    return (await this.#resolveAt(host, await this.#plan(ref, auth, ctx))).descriptor
+    return this.#documents.resolve(host, await this.#plan(ref, auth, ctx))
   }
 
   /** The bytes of a manifest, an index or any small document under `manifests/`, verified by digest. */
@@ -238,128 +222,19 @@ export class RegistryClient {
       throw new CriError(Code.FAILED_PRECONDITION, `${what}: it has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`, { reason: 'TOO_LARGE' })
     }
     const plan = await this.#plan(ref, auth, ctx)
-    return this.#firstOf(what, plan, usable(plan, ['pull']), async (host, its) => {
-      const accept = kind === 'manifests' && descriptor.mediaType !== '' ? `${descriptor.mediaType}, */*` : '*/*'
-      const response = await this.#ask(host, its, { method: 'GET', object: `${kind}/${descriptor.digest}`, headers: { accept } })
-      const sent = await readBody(response, maxManifestBytes, this.#stallTimeoutMs)
-      // Storage behind registries says of blobs that they are encoded which only look like it.
-      const bytes = matchesDigest(sent, descriptor.digest) ? sent : decodeBody(sent, response.headers, maxManifestBytes)
-      // 0: the size is not known.
-      if (descriptor.sizeBytes > 0 && bytes.length !== descriptor.sizeBytes) {
-        // An index that says a wrong size cannot be mended by asking another host.
-        const told = matchesDigest(bytes, descriptor.digest) ? `has ${bytes.length} bytes under this digest, where ${descriptor.sizeBytes} were announced` : `sent ${bytes.length} bytes instead of ${descriptor.sizeBytes}`
-        throw new HostFailure('content', told)
-      }
-      if (!matchesDigest(bytes, descriptor.digest)) throw new HostFailure('content', 'sent bytes that do not match the digest')
-      return { bytes, host: host.host }
-    })
-  }
-
-  async #resolveAt(host: RegistryHost, plan: Plan): Promise<{ readonly descriptor: Descriptor; readonly host: string }> {
-    const { ref } = plan
-    const question: Question = { method: 'HEAD', object: `manifests/${ref.digest ?? ref.tag ?? 'latest'}`, headers: { accept: acceptManifests }, believed: ref.digest === undefined }
-    const descriptor = (await this.#byHead(host, plan, question)) ?? (await this.#byGet(host, plan, { ...question, method: 'GET' }))
-    if (ref.digest !== undefined && descriptor.digest !== ref.digest) throw new HostFailure('content', `sent ${shortDigest(descriptor.digest)} for ${shortDigest(ref.digest)}`)
-    return { descriptor, host: host.host }
-  }
-
-  /** Undefined when the answer's head does not tell everything. */
-  async #byHead(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor | undefined> {
-    const { response, refusal } = await this.#answer(host, plan, question)
-    await discardBody(response)
-    const status = response.statusCode ?? 0
-    // A HEAD's refusal has no body to say why, and some registries refuse HEAD itself, or say 404 to it.
-    if (status !== 200) {
-      if ([400, 403, 404, 405, 406, 501].includes(status)) return undefined
-      throw refusal('')
-    }
-    const type = bareType(response.headers['content-type'])
-    if (isSchema1Type(type)) throw schema1(plan.ref)
-    const digest = headerOf(response, 'docker-content-digest') ?? plan.ref.digest
-    const length = response.headers['content-length']
-    // A length of 0 is what servers say that know nothing of it; of an encoded answer it is another one.
-    const sizeIsKnown = length !== undefined && /^[1-9]\d{0,14}$/.test(length) && encodingOf(response.headers) === undefined
-    if (digest === undefined || digestProblem(digest) !== undefined || !isManifestType(type) || !sizeIsKnown) return undefined
-    return this.#bounded({ mediaType: type, digest, sizeBytes: Number(length) })
-  }
-
-  async #byGet(host: RegistryHost, plan: Plan, question: Question): Promise<Descriptor> {
-    const response = await this.#ask(host, plan, question)
-    const type = bareType(response.headers['content-type'])
-    const said = headerOf(response, 'docker-content-digest')
-    const bytes = decodeBody(await readBody(response, maxManifestBytes, this.#stallTimeoutMs), response.headers, maxManifestBytes)
-    const sniffed = sniffManifestType(bytes)
-    if (isSchema1Type(type) || sniffed === 'schema1') throw schema1(plan.ref)
-    const known = isManifestType(type) ? type : sniffed
-    if (known === undefined) throw new HostFailure('content', `answered with ${type === '' ? 'something' : safeText(type, 60)} that is no image manifest`)
-    const algorithm = plan.ref.digest ?? (said !== undefined && digestProblem(said) === undefined ? said : undefined)
-    const digest = digestOf(bytes, algorithm)
-    if (algorithm !== undefined && algorithm !== digest) throw new HostFailure('content', 'sent a manifest that does not match its digest')
-    return { mediaType: known, digest, sizeBytes: bytes.length }
-  }
-
-  #bounded(descriptor: Descriptor): Descriptor {
-    if (descriptor.sizeBytes > maxManifestBytes) throw new HostFailure('content', `its manifest has ${descriptor.sizeBytes} bytes, the limit is ${maxManifestBytes}`)
-    return descriptor
+    return this.#firstOf(what, plan, usable(plan, ['pull']), async (host, its) => ({ bytes: await this.#documents.fetch(kind, host, its, descriptor), host: host.host }))
   }
 
   async #openAt(host: RegistryHost, plan: Plan, descriptor: Descriptor, positionBytes: number, endBytes: number): Promise<OpenedBody> {
     const last = endBytes < descriptor.sizeBytes ? endBytes - 1 : ''
     const range: Record<string, string> = positionBytes === 0 && last === '' ? {} : { range: `bytes=${positionBytes}-${last}` }
     const accept = descriptor.mediaType === '' ? '*/*' : `${descriptor.mediaType}, */*`
-    const response = await this.#ask(host, plan, { method: 'GET', object: `blobs/${descriptor.digest}`, headers: { accept, ...range } })
+    const response = await this.#requests.ask(host, plan, { method: 'GET', object: `blobs/${descriptor.digest}`, headers: { accept, ...range } })
     try {
       return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes, endBytes) }
     } catch (error) {
       await discardBody(response)
       throw error
-    }
-  }
-
-  /** A 2xx answer; anything else is a HostFailure with what the registry wrote about it. */
-  async #ask(host: RegistryHost, plan: Plan, question: Question): Promise<IncomingMessage> {
-    const { response, refusal } = await this.#answer(host, plan, question)
-    const status = response.statusCode ?? 0
-    if (status === 200 || status === 206) return response
-    const detail = await readDetail(response, this.#stallTimeoutMs)
-    plan.signal.throwIfAborted()
-    throw refusal(detail)
-  }
-
-  /** Any answer, after the registry's challenge was met. */
-  async #answer(host: RegistryHost, plan: Plan, question: Question): Promise<Answered> {
-    const { signal, log, ref, connectLead } = plan
-    const credential = await this.#credentials.of(host, ref, plan.auth, signal)
-    const scope: AuthScope = { host, repository: ref.repository, credential, refused: () => void this.#credentials.refused(host, ref), signal, log }
-    const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
-    if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
-    const answered = ({ response, redirected }: Answer): Answered => ({
-      response,
-      refusal: (detail) => {
-        const failure = failureOfStatus(response.statusCode ?? 0, detail, response.headers)
-        if (redirected) return failure
-        if (failure.kind === 'denied') scope.refused?.()
-        return withCredentialProblem(failure, credential)
-      },
-    })
-    let authorization = this.#authorizer.known(scope)
-    const authorizationAt = (target: URL): string | undefined => this.#authorizer.known(anonymousAt(target, scope))
-    for (let [met, metElsewhere] = [false, false]; ;) {
-      const answer = await this.#transport.send(host, { ...question, url, authorization, authorizationAt, connectLead, signal, log })
-      const { response, redirected } = answer
-      if (response.statusCode !== 401 || (redirected && (metElsewhere || !offersToken(response)))) return answered(answer)
-      await discardBody(response)
-      if (redirected) {
-        metElsewhere = true
-        await this.#authorizer.answer(response, answer.authorization, anonymousAt(answer.url, scope)).catch((error: unknown) => {
-          throw error instanceof HostFailure ? error.with(`redirects to ${answer.url.host}: ${error.message}`) : error
-        })
-        continue
-      }
-      const next = met ? authorization : await this.#authorizer.answer(response, authorization, scope)
-      if (next === authorization) throw stillUnauthorized(scope)
-      met = true
-      authorization = next
     }
   }
 
@@ -377,14 +252,14 @@ export class RegistryClient {
         } catch (error) {
           if (!(error instanceof HostFailure)) throw error
           plan.passedOver?.(host.host, error.message)
-          plan.log[patient ? 'debug' : 'info']({ registryHost: host.host, registry: plan.ref.registry, why: error.message }, patient ? 'registry host failed' : 'registry host failed, trying the next one')
+          plan.log.debug({ registryHost: host.host, registry: plan.ref.registry, why: error.message }, 'registry host failed')
           if (error.kind === 'config') this.#warnOnce(`${host.source}: ${host.host} is passed over: ${error.message}`)
           throw error
         }
       },
       onSkip: ({ host, failure }) => {
         plan.passedOver?.(host.host, failure.message)
-        plan.log.info({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, 'registry host skipped')
+        plan.log.debug({ registryHost: host.host, registry: plan.ref.registry, why: failure.message }, 'registry host passed over')
       },
     })
   }
@@ -421,7 +296,7 @@ export class RegistryClient {
         plan.signal.throwIfAborted()
         throw error
       }
-      const failure = withPathHint(failureOfError(error, host), host)
+      const failure = withHint(failureOfError(error), host, this.#health.hasAnswered(host))
       this.#health.failed(host, failure)
       count(failure.kind)
       throw failure
@@ -457,41 +332,18 @@ function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes
   return skip
 }
 
-/** Registries behind another name redirect to one that wants a token from everybody. Credentials are not for there: whoever redirects chose the host. */
-function anonymousAt(target: URL, scope: AuthScope): AuthScope {
-  const { host, signal, log } = scope
-  const there: RegistryHost = {
-    ...host, url: target.origin, protocol: target.protocol === 'http:' ? 'http' : 'https', host: target.host, apiRoot: '', headers: {}, tls: { ...host.tls, clientPairs: [] }, ownRegistry: false,
+/** What an operator may have mistaken, where nothing else would tell. */
+function withHint(failure: HostFailure, { apiRoot, protocol }: RegistryHost, hasAnswered: boolean): HostFailure {
+  // `https://harbor/v2/project` without override_path: to the host it is an image that is not there.
+  if (/\/v2\/.*\/v2$/.test(apiRoot) && (failure.kind === 'missing' || failure.kind === 'content')) {
+    return failure.with(`${failure.message} (asked below ${apiRoot}: override_path = true takes the path as it is written)`)
   }
-  const repository = /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(target.pathname)?.[1] ?? scope.repository
-  return { host: there, repository, credential: { kind: 'none' }, foreign: true, signal, log }
-}
-
-/** `https://harbor/v2/project` without override_path: the mistake that nothing else would tell from an image that is not there. */
-function withPathHint(failure: HostFailure, { apiRoot }: RegistryHost): HostFailure {
-  const likely = /\/v2\/.*\/v2$/.test(apiRoot) && (failure.kind === 'missing' || failure.kind === 'content')
-  return likely ? failure.with(`${failure.message} (asked below ${apiRoot}: override_path = true takes the path as it is written)`) : failure
-}
-
-/** A registry may say in many ways that it wants a credential: that there is none although one was meant to be belongs to the answer. */
-function withCredentialProblem(failure: HostFailure, credential: Credential): HostFailure {
-  if (credential.kind !== 'none' || credential.problem === undefined) return failure
-  const tells = failure.kind === 'unauthenticated' || failure.kind === 'denied' || (credential.unreadable === true && (failure.kind === 'missing' || failure.kind === 'limited'))
-  return tells ? failure.with(withProblem(failure.message, credential)) : failure
+  // Some servers answer plain HTTP on a TLS port with nothing but a reset.
+  return protocol === 'http' && !hasAnswered && errnoOf(failure.cause) === 'ECONNRESET' ? failure.with(`${failure.message} (if it speaks TLS, write https:// for it)`) : failure
 }
 
 function checkDescriptor(descriptor: Descriptor): void {
   const problem = digestProblem(descriptor.digest)
   if (problem !== undefined) throw invalidArgument(problem)
   if (!Number.isSafeInteger(descriptor.sizeBytes) || descriptor.sizeBytes < 0) throw invalidArgument(`${descriptor.digest}: ${descriptor.sizeBytes} is not a size`)
-}
-
-function schema1(ref: ImageRef): CriError {
-  const text = `${ref.toString()} is in Docker's old image format (manifest schema 1), which is not supported: rebuild or push it again with a current tool`
-  return new CriError(Code.FAILED_PRECONDITION, text, { reason: 'SCHEMA1' })
-}
-
-function headerOf(response: IncomingMessage, name: string): string | undefined {
-  const value = response.headers[name]
-  return typeof value === 'string' ? value.trim() : undefined
 }

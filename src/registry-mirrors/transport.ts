@@ -1,14 +1,15 @@
 import http, { type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
 import https from 'node:https'
-import type { Socket } from 'node:net'
 import { errnoOf } from '../errors/cri-error.ts'
 import type { Logger } from '../observability/logger.ts'
 import { discardBody } from './body-reader.ts'
-import { failureOfError, HostFailure, isNotTls } from './failures.ts'
+import { type ConnectLead, dispatch, type Seen, StaleConnection } from './dispatch.ts'
+import { failureOfError, HostFailure, safeText } from './failures.ts'
 import { isLoopback, portOf } from './host-url.ts'
 import { proxyFor } from './proxy.ts'
 import { type Headers, type HostTls, type RegistryHost, requestHeaders } from './registry-host.ts'
 import { SocketReads } from './socket-reads.ts'
+import { isNotTls, tlsFailure } from './tls-failures.ts'
 import { TlsLoader } from './tls-material.ts'
 
 export interface TransportOptions {
@@ -40,13 +41,6 @@ export interface OutgoingRequest {
   readonly log: Logger
 }
 
-/** For who has another host to ask. */
-export interface ConnectLead {
-  readonly ms: number
-  /** Called when a connection has been tried that long. The request goes on. */
-  readonly overran: () => void
-}
-
 export interface Answer {
   readonly response: IncomingMessage
   /** Where it came from. */
@@ -58,8 +52,6 @@ export interface Answer {
 }
 
 const maxRedirects = 5
-/** Proxies add policies and cookies; Node's own limit is 16 KiB. */
-const maxHeadBytes = 256 * 1024
 const maxAgents = 64
 const rememberPlainMs = 60_000
 const idleSocketMs = 30_000
@@ -89,7 +81,10 @@ export class Transport {
     for (let redirects = 0; ; redirects++) {
       const sameOrigin = isSameOrigin(first, url)
       const authorization = sameOrigin ? request.authorization : request.authorizationAt?.(url)
-      const response = await this.#sendOnce(host, url, sameOrigin && request.foreign !== true, { ...request, authorization })
+      const at = url
+      const response = await this.#sendOnce(host, url, sameOrigin && request.foreign !== true, { ...request, authorization }).catch((error: unknown) => {
+        throw error instanceof HostFailure && !sameOrigin ? atTarget(at, error) : error
+      })
       const next = request.method === 'POST' ? undefined : await redirectTarget(response, url)
       if (next === undefined) return { response, url, redirected: !sameOrigin, authorization }
       await discardBody(response)
@@ -120,8 +115,9 @@ export class Transport {
 
   /** `own`: it is the configured host, and its headers and client certificates may go there. */
   async #sendOnce(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+    const seen: Seen = {}
     try {
-      return await this.#exchangeFresh(host, url, own, request)
+      return await this.#exchangeFresh(host, url, own, request, seen)
     } catch (error) {
       request.signal.throwIfAborted()
       if (url.protocol === 'https:' && host.protocol === 'https-or-http' && own && speaksNoTls(error, host)) {
@@ -131,15 +127,15 @@ export class Transport {
         return this.#sendOnce(host, url, own, request)
       }
       if (url.protocol === 'http:' && host.protocol === 'https-or-http') this.#plain.delete(host.host)
-      throw failureOfError(error, host)
+      throw await tlsFailure(error, { url, host, own, seen }) ?? failureOfError(error)
     }
   }
 
   /** A kept connection may have been closed by the other side just now: that says nothing about the host, so ask again. */
-  async #exchangeFresh(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+  async #exchangeFresh(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest, seen: Seen): Promise<IncomingMessage> {
     for (let stale = 0; ; stale++) {
       try {
-        return await this.#exchange(host, url, own, request)
+        return await this.#exchange(host, url, own, request, seen)
       } catch (error) {
         if (!(error instanceof StaleConnection)) throw error
         if (stale >= 3 || request.signal.aborted) throw error.cause
@@ -147,14 +143,17 @@ export class Transport {
     }
   }
 
-  async #exchange(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest): Promise<IncomingMessage> {
+  async #exchange(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest, seen: Seen): Promise<IncomingMessage> {
     request.signal.throwIfAborted()
     const agent = await this.#agentFor(url, host.tls, own)
     request.signal.throwIfAborted()
     const secret: OutgoingHttpHeaders = { ...(own ? merged(this.#options.headers, host.headers) : {}), ...authorizationOf(request) }
     const headers = { 'user-agent': this.#options.userAgent, ...secret, 'accept-encoding': 'identity', ...request.headers }
     const started = performance.now()
-    const response = await dispatch(url, { agent, headers, request, dialTimeoutMs: host.dialTimeoutMs, headerTimeoutMs: this.#options.headerTimeoutMs })
+    const { method, body, signal, connectLead } = request
+    const response = await dispatch(url, {
+      agent, method, headers, body, signal, connectLead, dialTimeoutMs: host.dialTimeoutMs, headerTimeoutMs: this.#options.headerTimeoutMs, seen,
+    })
     request.log.debug(
       { registryHost: url.host, method: request.method, path: url.pathname, status: response.statusCode, ms: Math.round(performance.now() - started) },
       'registry request',
@@ -197,59 +196,6 @@ export class Transport {
   }
 }
 
-/** The reason, wrapped: the request went out over a kept connection that was gone. */
-class StaleConnection extends Error {}
-
-interface Dispatch {
-  readonly agent: http.Agent
-  readonly headers: OutgoingHttpHeaders
-  readonly request: OutgoingRequest
-  readonly dialTimeoutMs: number
-  readonly headerTimeoutMs: number
-}
-
-async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage> {
-  const { agent, headers, dialTimeoutMs, headerTimeoutMs } = how
-  const { method, signal, body, connectLead } = how.request
-  return new Promise<IncomingMessage>((resolve, reject) => {
-    const module = url.protocol === 'https:' ? https : http
-    const request = module.request(url, { agent, method, headers, signal, maxHeaderSize: maxHeadBytes })
-    let timer: NodeJS.Timeout
-    const waitFor = (ms: number, what: string): void => {
-      clearTimeout(timer)
-      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true })), ms)
-    }
-    const lead = connectLead === undefined ? undefined : setTimeout(connectLead.overran, connectLead.ms)
-    const connected = (): void => {
-      clearTimeout(lead)
-      waitFor(headerTimeoutMs, 'no answer')
-    }
-    waitFor(dialTimeoutMs, 'no connection')
-    request.once('socket', (socket) => {
-      if (request.reusedSocket || !isConnecting(socket)) connected()
-      else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', connected)
-    })
-    request.once('response', (response) => {
-      clearTimeout(timer)
-      resolve(response)
-    })
-    // Stays for the life of the request: an error after the response belongs to the body, whose reader sees it.
-    request.on('error', (error) => {
-      clearTimeout(timer)
-      clearTimeout(lead)
-      const errno = errnoOf(error);
-      const stale = request.reusedSocket && !signal.aborted && (errno === 'ECONNRESET' || errno === 'EPIPE')
-      reject(stale ? new StaleConnection('stale connection', { cause: error }) : error)
-    })
-    request.end(body)
-  })
-}
-
-/** Through a proxy the socket arrives when its tunnel stands. `secureConnecting` is not in Node's documentation, hence the doubt. */
-function isConnecting(socket: Socket & { readonly secureConnecting?: boolean }): boolean {
-  return socket.connecting || socket.secureConnecting === true
-}
-
 /** The same host in TLS is no other one: that is where registries send those who ask them in plain HTTP. */
 function isSameOrigin(first: URL, url: URL): boolean {
   if (url.host === first.host && url.protocol === first.protocol) return true
@@ -276,11 +222,16 @@ async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL
   return target
 }
 
+/** What went wrong at the target of a redirect, by the name of that: without its path and query, which may be signed. */
+export function atTarget(url: URL, failure: HostFailure): HostFailure {
+  return failure.with(`redirects to ${safeText(url.host, 80)}: ${failure.message}`)
+}
+
 /** HTTPS was tried on a host that is allowed plain HTTP: does the failure say that it has no TLS? */
 function speaksNoTls(error: unknown, host: RegistryHost): boolean {
   if (isNotTls(error)) return true
   // Nothing listens on 443, and no port was named: it may be on 80.
-  return portOf(host.host) === undefined && isLoopback(host.host) && failureOfError(error, host).message === 'connection refused'
+  return portOf(host.host) === undefined && isLoopback(host.host) && errnoOf(error) === 'ECONNREFUSED'
 }
 
 function authorizationOf(request: OutgoingRequest): OutgoingHttpHeaders {

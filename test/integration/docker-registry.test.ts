@@ -76,7 +76,7 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     const name = `${basic.host}/t/app:1`
     const server = `server = "${basic.url}"\n`
     await hosts(basic.host, server)
-    assert.match(await failureOf(pullWith(name, secret)), /^UNAVAILABLE: .*its certificate is not trusted: name its authority with ca in .*hosts\.toml/)
+    assert.match(await failureOf(pullWith(name, secret)), /^UNAVAILABLE: .*its certificate is not trusted: name its authority, CN=test authority, with ca in .*hosts\.toml/)
     for (const tls of [`ca = "${certificates.caFile}"\n`, 'skip_verify = true\n']) {
       await hosts(basic.host, server + tls)
       assert.match(await pullWith(name, secret), /^sha256:/)
