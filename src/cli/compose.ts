@@ -12,6 +12,7 @@ import { RootfsMounts } from '../container/rootfs-mounts.ts'
 import { StdinHolders } from '../container/stdin.ts'
 import type { ContainerDeps } from '../container/deps.ts'
 import { Containerd } from '../containerd/containerd.ts'
+import { removeLeftoverIngests } from '../containerd/leftover-ingests.ts'
 import { mayUseVerity } from '../containerd/verity.ts'
 import { TaskTeardown } from '../containerd/task-teardown.ts'
 import { CriError } from '../errors/cri-error.ts'
@@ -22,7 +23,7 @@ import { listImages, streamImages } from '../image-service/list-images.ts'
 import { pullImage, pullNow } from '../image-service/pull-image.ts'
 import { PullCoordinator } from '../image-service/pull/coordinator.ts'
 import { PullProgress } from '../image-service/pull/progress.ts'
-import { Puller } from '../image-service/pull/puller.ts'
+import { isPullLease, Puller } from '../image-service/pull/puller.ts'
 import { UnsettledPulls } from '../image-service/pull/unsettled.ts'
 import { removeImage } from '../image-service/remove-image.ts'
 import { findImage, requireContainerImage, requireVolumeImage } from '../image-service/resolve-image.ts'
@@ -225,7 +226,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   let recovery: Promise<void> | undefined
   /** Once: later notes are of this boot. */
   const recovered = async (): Promise<void> => {
-    recovery ??= unsettled.recover()
+    recovery ??= unsettled.recover().then(() => removeLeftoverIngests(base, containerd, isPullLease))
     await recovery.catch((error: unknown) => {
       recovery = undefined
       throw error

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
+import { unlinkSync } from 'node:fs'
 import { mkdtempDisposable, readdir, readFile, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,11 +12,15 @@ import { leakLines } from '../../test/fixtures/leaks.ts'
 import { directory, file, tar } from '../../test/images/tar.ts'
 import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
 import { Code, CriError } from '../errors/cri-error.ts'
+import { content_WriteAction } from '../generated/containerd.ts'
 import { backgroundCtx, type Ctx, withSignal } from '../observability/context.ts'
 import { createLogger } from '../observability/logger.ts'
 import { createMetrics } from '../observability/metrics.ts'
 import { unpackAny } from './any.ts'
+import type { ContainerdClient } from './client.ts'
 import { Containerd } from './containerd.ts'
+import { ContentService, type WriteOptions } from './content.ts'
+import { removeLeftoverIngests } from './leftover-ingests.ts'
 import { TaskTeardown } from './task-teardown.ts'
 
 const skip = process.getuid?.() === 0 ? false : 'needs root'
@@ -244,6 +249,131 @@ describe('against a real containerd', { skip }, () => {
       await writer.commit({})
       assert.ok(await bytesRead(process_.pid) - readBefore < large / 2)
       await writer.close()
+    })
+
+    /** The content service, with something done before each call of a kind: what comes between two calls of ours. */
+    function interrupted(before: (method: string, ref: string) => void): ContentService {
+      const { client } = containerd
+      const content = new ContentService({
+        namespace: client.namespace, translate: client.translate.bind(client), serverStream: client.serverStream.bind(client),
+        call: async (...given: Parameters<typeof client.call>) => {
+          before(given[2], (given[3] as { readonly ref?: string }).ref ?? '')
+          return client.call(...given)
+        },
+        upload: (...given: Parameters<typeof client.upload>) => {
+          const call = client.upload(...given)
+          return {
+            ...call,
+            send: (request: Buffer | { readonly action: number; readonly ref: string }) => {
+              if (!Buffer.isBuffer(request)) before(request.action === content_WriteAction.COMMIT ? 'Commit' : 'Write', request.ref)
+              call.send(request)
+            },
+          }
+        },
+      } as unknown as ContainerdClient)
+      content.writeBelow(store(), { link: true })
+      return content
+    }
+    const blobFile = (digest: string): string => join(store(), 'blobs/sha256', digest.slice('sha256:'.length))
+    const ingestsOf = async (ref: string): Promise<string[]> => {
+      const found = await Promise.all((await readdir(join(store(), 'ingest'))).map(async (name) => ({ name, text: await readFile(join(store(), 'ingest', name, 'ref'), 'utf8') })))
+      return found.filter(({ text }) => text.endsWith(`/${ref}`)).map(({ name }) => name)
+    }
+    const failing = (method: string, start: string) => (called: string, ref: string): void => {
+      if (called === method && ref.startsWith(start)) throw new CriError(Code.UNAVAILABLE, 'a crash')
+    }
+    /** A blob whose writer came to its end at this point. */
+    async function crashed(ref: string, before: (method: string, ref: string) => void): Promise<{ readonly data: Buffer; readonly options: WriteOptions }> {
+      const data = randomBytes(large)
+      const options = { ref, digest: sha256(data), sizeBytes: large, lease }
+      const writer = await interrupted(before).openWriter(ctx, options)
+      assert.ok(writer)
+      await writer.write(data)
+      await writer.commit({}).catch((error: unknown) => assert.match(String(error), /a crash/))
+      await writer.close()
+      assert.deepEqual([(await stat(blobFile(options.digest))).nlink, (await ingestsOf(ref)).length], [2, 1], 'the crash was where it was meant to be')
+      return { data, options }
+    }
+
+    it('is linked again when garbage collection took it before containerd knew of it, and so are those after it', async () => {
+      let collections = 0
+      const content = interrupted((method, ref) => {
+        // A blob that no namespace knows.
+        if (method !== 'Write' || !ref.startsWith('linked-') || collections++ > 0) return
+        unlinkSync(blobFile(ref.slice('linked-'.length)))
+      })
+      for (const ref of ['collected', 'later']) {
+        const data = randomBytes(large)
+        const options = { ref, digest: sha256(data), sizeBytes: large, lease }
+        const writer = await content.openWriter(ctx, options)
+        assert.ok(writer)
+        await writer.write(data)
+        const readBefore = await bytesRead(process_.pid)
+        await writer.commit({ 'test/label': ref })
+        await writer.close()
+        assert.ok(await bytesRead(process_.pid) - readBefore < large / 2, ref)
+        assert.equal((await content.info(ctx, options.digest))?.labels['test/label'], ref)
+        assert.ok((await content.read(ctx, options.digest, large)).equals(data))
+        assert.equal((await stat(blobFile(options.digest))).nlink, 1)
+      }
+    })
+
+    for (const [when, method, start] of [['it was noted', 'Write', 'linked-'], ['the note was committed', 'Commit', 'linked-']] as const) {
+      it(`is there without another download after a crash before ${when}`, async () => {
+        const { data, options } = await crashed(`before-${method}`, failing(method, start))
+        const writer = await containerd.content.openWriter(ctx, options)
+        assert.ok(writer)
+        assert.equal(writer.offsetBytes, large)
+        await writer.commit({ 'test/label': 'yes' })
+        await writer.close()
+        assert.equal((await containerd.content.info(ctx, options.digest))?.labels['test/label'], 'yes')
+        assert.ok((await containerd.content.read(ctx, options.digest, large)).equals(data))
+        assert.deepEqual([(await stat(blobFile(options.digest))).nlink, await ingestsOf(options.ref)], [1, []])
+      })
+    }
+
+    it('leaves no ingest behind after a crash when it was noted', async () => {
+      const { options } = await crashed('noted', failing('Abort', 'noted'))
+      assert.equal(await containerd.content.openWriter(ctx, options), undefined)
+      assert.deepEqual([(await stat(blobFile(options.digest))).nlink, await ingestsOf('noted')], [1, []])
+    })
+
+    it('does not change any more, whoever goes on with the ingest of a crash', async () => {
+      for (const sizeBytes of [large, large - 1000]) {
+        const { data, options } = await crashed(`changed-${sizeBytes}`, failing('Write', 'linked-'))
+        // As an image that gives a wrong size of it.
+        const writer = await containerd.content.openWriter(ctx, { ...options, sizeBytes })
+        assert.ok(writer)
+        if (writer.offsetBytes > 0) await writer.truncate()
+        await writer.write(randomBytes(2 * 1024 * 1024))
+        await writer.close()
+        assert.equal(sha256(await readFile(blobFile(options.digest))), options.digest, `as one of ${sizeBytes} bytes`)
+        assert.equal(data.length, large)
+        await containerd.content.abort(ctx, options.ref)
+      }
+    })
+
+    it('leaves nothing that the start of the service does not find: notes that were not committed, and the ingests of blobs that are noted', async () => {
+      const own = 'cri-shim-pull-test'
+      await containerd.leases.create(ctx, own, 3_600_000)
+      const content = interrupted(failing('Commit', 'linked-'))
+      const late = interrupted(failing('Abort', 'layer-'))
+      const unfinished = randomBytes(large)
+      for (const [each, through] of [[randomBytes(large), content], [randomBytes(large), late], [unfinished, undefined]] as const) {
+        const digest = sha256(each)
+        const writer = await (through ?? containerd.content).openWriter(ctx, { ref: `layer-${digest}`, digest, sizeBytes: large, lease: own })
+        assert.ok(writer)
+        await writer.write(through === undefined ? each.subarray(0, 1000) : each)
+        if (through !== undefined) await writer.commit({}).catch((error: unknown) => assert.match(String(error), /a crash/))
+        await writer.close()
+      }
+      const ingestsUnder = async (): Promise<string[]> => (await containerd.leases.resources(ctx, own)).filter(({ type }) => type === 'ingests').map(({ id }) => id)
+      assert.equal((await ingestsUnder()).length, 4)
+      await removeLeftoverIngests(ctx, containerd, (lease_) => lease_ === own)
+      // The first blob was never noted: its ingest has what would have to be downloaded again.
+      assert.equal((await ingestsUnder()).length, 2)
+      assert.ok((await ingestsUnder()).includes(`layer-${sha256(unfinished)}`))
+      await containerd.leases.delete(ctx, own, true)
     })
 
     it('is taken from another namespace that has it, with labels of its own', async () => {

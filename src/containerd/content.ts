@@ -1,4 +1,4 @@
-import { type FileHandle, open as openFile } from 'node:fs/promises'
+import { access, type FileHandle, open as openFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
@@ -6,7 +6,7 @@ import { content_WriteAction, type content_Info, type content_Status, type conte
 import type { Init } from '../generated/int64.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ContainerdClient, TypedUpload } from './client.ts'
-import { IngestFile } from './ingest-file.ts'
+import { IngestFile, takeLinked } from './ingest-file.ts'
 import { messageBytes, WriteMessages } from './write-messages.ts'
 
 export type ContentInfo = content_Info
@@ -122,10 +122,10 @@ export class ContentService {
     return (await this.#client.call(ctx, service, 'ListStatuses', { filters }, 'ingests')).statuses
   }
 
-  /** Throws an unfinished ingest away. Idempotent. */
-  async abort(ctx: Ctx, ref: string): Promise<void> {
+  /** Throws an unfinished ingest away. Idempotent. The lease that it is under, if given, forgets it too. */
+  async abort(ctx: Ctx, ref: string, lease?: string): Promise<void> {
     try {
-      await this.#client.call(ctx, service, 'Abort', { ref }, `ingest ${ref}`)
+      await this.#client.call(ctx, service, 'Abort', { ref }, `ingest ${ref}`, lease === undefined ? {} : { lease })
     } catch (error) {
       if (!isNotFound(error)) throw error
     }
@@ -136,11 +136,14 @@ export class ContentService {
    * another has it (`ctr`, or one of our own that was cancelled and that containerd has not let go of yet) this waits.
    */
   async openWriter(ctx: Ctx, options: WriteOptions): Promise<ContentWriter | undefined> {
+    const store = options.sizeBytes >= directFromBytes && options.direct !== false ? this.#store : undefined
+    // What a crash left: the bytes are in the store, and are found there.
+    if (store !== undefined && await takeLinked(store.root, this.#client.namespace, options.ref)) await this.abort(ctx, options.ref, options.lease)
     for (let waitMs = 10; ; waitMs = Math.min(2 * waitMs, longestLockWaitMs)) {
       const writer = new ContentWriter(this.#client, ctx, options)
       try {
         await writer.open()
-        if (this.#store !== undefined && options.sizeBytes >= directFromBytes && options.direct !== false) await writer.writeBelow(this.#store)
+        if (store !== undefined) await writer.writeBelow(store)
         return writer
       } catch (error) {
         await writer.close()
@@ -153,6 +156,9 @@ export class ContentService {
   }
 }
 
+/** Begins the refs of ingests that are notes of blobs which are in the store: nobody else's are called so. */
+export const linkedPrefix = 'linked-'
+
 /** How long containerd may take to answer one message of a write; to commit (it waits for the disk) longer. */
 const answerMs = 120_000
 /** At its opening an ingest's bytes are read and hashed; what the slowest node does of that in a millisecond. */
@@ -161,6 +167,9 @@ const commitMs = 15 * 60_000
 
 /** So much of a blob's end goes with its commit instead of a message of its own. */
 const dataInCommitBytes = 256 * 1024
+
+/** How often a blob is put into the store: garbage collection may take it before containerd has noted it. */
+const maxLinks = 3
 
 /** How many bytes may be on their way to containerd unanswered: enough to keep it busy, little enough to bound our memory. */
 const maxUnansweredBytes = 4 * messageBytes
@@ -318,36 +327,59 @@ export class ContentWriter {
   async #link(file: IngestFile, store: LocalStore, labels: Readonly<Record<string, string>>): Promise<boolean> {
     const { digest, sizeBytes } = this.#options
     const name = blobName(digest)
-    if (name === undefined || !await file.linkAs(join(store.root, 'blobs', name.algorithm, name.hex), sizeBytes, name.hex)) return false
-    // From here on it is seen through: nobody would know of the blob.
+    if (name === undefined || !await file.isWhole(sizeBytes, name.hex)) return false
+    const path = join(store.root, 'blobs', name.algorithm, name.hex)
+    if (this.#failure !== undefined) throw this.#failure
+    // From here on it is seen through: nobody would know of the blob, and containerd could not throw away what it has not let go of.
+    this.#ctx.signal.throwIfAborted()
+    this.#ctx.signal.removeEventListener('abort', this.#onAbort)
     const ctx = withSignal(this.#ctx, AbortSignal.timeout(commitMs))
-    const content = new ContentService(this.#client)
-    const ref = `linked-${digest}`
-    const second = await content.openWriter(ctx, { ...this.#options, ref, direct: false })
-    if (second === undefined) await content.setLabels(ctx, digest, labels)
-    else {
-      try {
-        if (second.offsetBytes !== sizeBytes) {
-          store.links = false
-          ctx.log.info({ digest }, 'containerd does not take a blob that is in its store already (content_sharing_policy): from now on it reads what was written')
-          await second.#finish()
-          await content.abort(ctx, ref)
-          return false
-        }
-        await second.commit(labels)
-      } finally {
-        await second.close()
+    for (let attempt = 1; attempt <= maxLinks && await file.linkAs(path); attempt++) {
+      this.#isLinked = await this.#note(ctx, labels)
+      if (this.#isLinked) return true
+      // It is gone when containerd collected garbage just then.
+      if (await access(path).then(() => true, () => false)) {
+        store.links = false
+        ctx.log.info({ digest }, 'containerd does not take a blob that is in its store already (content_sharing_policy): from now on it reads what was written')
+        return false
       }
     }
-    this.#isLinked = true
-    return true
+    return false
   }
 
-  /** The ingest is let go: containerd lets go of the lock before it ends the call. */
+  /** Tells containerd of a blob that is in its store. False when it does not find it there. */
+  async #note(ctx: Ctx, labels: Readonly<Record<string, string>>): Promise<boolean> {
+    const { digest, sizeBytes } = this.#options
+    const content = new ContentService(this.#client)
+    const ref = linkedRef(digest)
+    const second = await content.openWriter(ctx, { ...this.#options, ref, direct: false })
+    if (second === undefined) {
+      await content.setLabels(ctx, digest, labels)
+      return true
+    }
+    try {
+      if (second.offsetBytes === sizeBytes) {
+        await second.commit(labels)
+        return true
+      }
+      await second.#finish()
+      await content.abort(ctx, ref, this.#options.lease)
+      return false
+    } finally {
+      await second.close()
+    }
+  }
+
+  /** The ingest is let go: containerd lets go of the lock before it ends the call. At once when it has ended already. */
   async #finish(): Promise<void> {
     this.#finishing = true
     this.#call.finish()
-    await this.#ended.promise
+    const timer = setTimeout(() => this.#call.cancel(), answerMs)
+    try {
+      await this.#ended.promise
+    } finally {
+      clearTimeout(timer)
+    }
   }
 
   /** The ingest is let go and opened once more, which makes containerd read it. */
@@ -359,7 +391,7 @@ export class ContentWriter {
     const content = new ContentService(this.#client)
     const second = await content.openWriter(this.#ctx, { ...this.#options, direct: false })
     if (second === undefined) {
-      await content.abort(this.#ctx, this.#options.ref)
+      await content.abort(this.#ctx, this.#options.ref, this.#options.lease)
       await content.setLabels(this.#ctx, digest, labels)
       return
     }
@@ -371,25 +403,29 @@ export class ContentWriter {
     }
   }
 
-  /** Ends the stream; idempotent. */
+  /** Ends the stream; idempotent. Unless the request was cancelled, containerd is done with the ingest then: another one may open it, or throw it away. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    this.#ctx.signal.removeEventListener('abort', this.#onAbort)
     const file = this.#file
     this.#file = undefined
-    // The lock of the ingest goes with the call: nothing may be written after that.
-    await file?.close()
+    try {
+      // The lock of the ingest goes with the call: nothing may be written after that.
+      await file?.close()
+    } finally {
+      // One that gives no answer would not say either that it has let go.
+      if (this.#failure !== undefined) this.#call.cancel()
+      await this.#finish()
+      this.#ctx.signal.removeEventListener('abort', this.#onAbort)
+    }
     if (this.#isLinked) await this.#dropIngest()
-    this.#call.cancel()
   }
 
   async #dropIngest(): Promise<void> {
-    const { ref, digest } = this.#options
+    const { ref, digest, lease } = this.#options
     const ctx = withSignal(this.#ctx, AbortSignal.timeout(answerMs))
     try {
-      await this.#finish()
-      await new ContentService(this.#client).abort(ctx, ref)
+      await new ContentService(this.#client).abort(ctx, ref, lease)
     } catch (error) {
       ctx.log.warn({ err: error, digest }, 'cannot remove what a blob was written into: it goes with the lease of its pull')
     }
@@ -439,6 +475,11 @@ async function openBlob(root: string, digest: string): Promise<FileHandle | unde
   } catch {
     return undefined
   }
+}
+
+/** Under this name containerd is told of a blob that is in its store. */
+function linkedRef(digest: string): string {
+  return `${linkedPrefix}${digest}`
 }
 
 /** What a blob's file is called. Undefined for a digest that no store has. */

@@ -1,6 +1,6 @@
 import { createHash, type Hash } from 'node:crypto'
-import { type FileHandle, link, open, readdir, readFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { type FileHandle, link, mkdir, open, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { errnoOf } from '../errors/cri-error.ts'
 import { fromNodeError } from '../linux/errno.ts'
 
@@ -20,6 +20,7 @@ export class IngestFile {
   readonly #algorithm: string | undefined
   #hash: Hash | undefined
   #hashedBytes = 0
+  #isWhole = false
 
   private constructor(file: FileHandle, path: string, offsetBytes: number, algorithm: string | undefined) {
     this.#file = file
@@ -31,7 +32,8 @@ export class IngestFile {
 
   /**
    * Finds the ingest below the directory of containerd's local content store. Undefined when it is not there with the size that containerd
-   * told: the content store is another one, has another layout, or is not visible from here. `algorithm` (sha256, …): what is written is hashed by it.
+   * told: the content store is another one, has another layout, or is not visible from here. Nor when it is a blob as well (see `takeLinked`). `algorithm`
+   * (sha256, …): what is written is hashed by it.
    */
   static async open(contentRoot: string, namespace: string, ref: string, offsetBytes: number, algorithm?: string): Promise<IngestFile | undefined> {
     const path = await findData(join(contentRoot, 'ingest'), namespace, ref)
@@ -39,7 +41,7 @@ export class IngestFile {
     const file = await open(path, 'r+').catch(() => undefined)
     if (file === undefined) return undefined
     const found = await file.stat().catch(() => undefined)
-    if (found?.isFile() === true && found.size === offsetBytes) return new IngestFile(file, path, offsetBytes, algorithm)
+    if (found?.isFile() === true && found.size === offsetBytes && found.nlink === 1) return new IngestFile(file, path, offsetBytes, algorithm)
     await file.close()
     return undefined
   }
@@ -77,20 +79,36 @@ export class IngestFile {
   }
 
   /**
-   * Gives the file, whose bytes are on the disk then, the name `path` as well: true when it was filled up to `sizeBytes`, has this digest (hex), and is under
-   * that name now or a file of that size was before. Nothing is written after this.
+   * Whether the file is filled up to `sizeBytes` and has this digest (hex). If so its bytes are on the disk: a blob that is not, and has its name, would be
+   * believed after a power cut. Nothing is written after this.
    */
-  async linkAs(path: string, sizeBytes: number, digest: string): Promise<boolean> {
+  async isWhole(sizeBytes: number, digest: string): Promise<boolean> {
     await Promise.allSettled(this.#writing)
     if (this.#hasGap || this.#writtenBytes !== sizeBytes || await this.#digest() !== digest) return false
-    // A blob that is not on the disk yet and has its name would be believed after a power cut.
-    await this.#file.sync()
-    await this.#file.chmod(0o444)
     try {
-      await link(this.#path, path)
-      return true
+      await this.#file.sync()
     } catch (error) {
-      return errnoOf(error) === 'EEXIST' && (await stat(path).catch(() => undefined))?.size === sizeBytes
+      throw fromNodeError(`cannot write ${this.#path} to the disk`, error)
+    }
+    await this.#file.chmod(0o444)
+    this.#isWhole = true
+    return true
+  }
+
+  /** Gives the file, once it is whole, the name `path` as well: true when it is under that name now, or one of its size was before. */
+  async linkAs(path: string): Promise<boolean> {
+    if (!this.#isWhole) return false
+    for (let isNew = true; ; isNew = false) {
+      try {
+        await link(this.#path, path)
+        return true
+      } catch (error) {
+        const errno = errnoOf(error)
+        if (errno === 'EEXIST') return (await stat(path).catch(() => undefined))?.size === this.#writtenBytes
+        // containerd makes the directory with its first blob.
+        if (errno !== 'ENOENT' || !isNew) return false
+        await mkdir(dirname(path), { mode: 0o755, recursive: true })
+      }
     }
   }
 
@@ -152,12 +170,30 @@ export class IngestFile {
   }
 }
 
+/**
+ * Takes the bytes of an ingest away that are a blob's too: a crash came between the blob's link and the end of the ingest, and whoever went on with that would
+ * write into the blob. Whether there were any.
+ */
+export async function takeLinked(contentRoot: string, namespace: string, ref: string): Promise<boolean> {
+  const path = usualData(join(contentRoot, 'ingest'), namespace, ref)
+  if (((await stat(path).catch(() => undefined))?.nlink ?? 1) === 1) return false
+  await rm(path, { force: true })
+  return true
+}
+
+/** Where containerd has an ingest: it counts per ref, and anew for each ingest, so that the number in the name is 1. */
+function usualData(dir: string, namespace: string, ref: string): string {
+  return join(dir, createHash('sha256').update(`${namespace}/1/${ref}`).digest('hex'), 'data')
+}
+
 /** An ingest is a directory with a file `ref` that names it, `<namespace>/<number>/<ref>`, beside `data`. */
 async function findData(dir: string, namespace: string, ref: string): Promise<string | undefined> {
-  const suffix = `/${ref}`
-  for (const name of await readdir(dir).catch(() => [])) {
-    const named = await readFile(join(dir, name, 'ref'), 'utf8').catch(() => '')
-    if (named.startsWith(`${namespace}/`) && named.endsWith(suffix) && /^\d+$/.test(named.slice(namespace.length + 1, -suffix.length))) return join(dir, name, 'data')
+  const isNamed = async (data: string): Promise<boolean> => {
+    const named = await readFile(join(dirname(data), 'ref'), 'utf8').catch(() => '')
+    return named.startsWith(`${namespace}/`) && named.endsWith(`/${ref}`) && /^\d+$/.test(named.slice(namespace.length + 1, -ref.length - 1))
   }
+  const usual = usualData(dir, namespace, ref)
+  if (await isNamed(usual)) return usual
+  for (const name of await readdir(dir).catch(() => [])) if (await isNamed(join(dir, name, 'data'))) return join(dir, name, 'data')
   return undefined
 }

@@ -101,7 +101,7 @@ export class BlobFetcher {
           if (!(error instanceof WrongBytes)) throw error
           ctx.log.warn({ digest: descriptor.digest, hosts: error.hosts, attempt }, 'a layer arrived with wrong bytes: thrown away')
           avoid.push(...error.hosts)
-          await this.#content.abort(ctx, ingestRef(descriptor))
+          await this.#content.abort(ctx, ingestRef(descriptor), source.lease)
           if (attempt >= maxAttempts) throw new CriError(Code.DATA_LOSS, `${descriptor.digest} of ${source.ref.name} arrived with wrong bytes ${attempt} times (from ${error.hosts.join(', ')})`, { reason: 'CONTENT', cause: error })
         }
       }

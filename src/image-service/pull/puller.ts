@@ -399,10 +399,17 @@ export class Puller {
   }
 }
 
+const leasePrefix = 'cri-shim-pull-'
+
+/** Whether a lease is one of the pulls'. */
+export function isPullLease(id: string): boolean {
+  return id.startsWith(leasePrefix)
+}
+
 /** The same for every try of a pull within half a day: what an interrupted one brought is under it. */
 function leaseId(request: PullRequest, descriptor: Descriptor): string {
   const key = createHash('sha256').update([request.ref.name, descriptor.digest, request.snapshotter].join('\n')).digest('hex').slice(0, 32)
-  return `cri-shim-pull-${key}-${Math.floor(Date.now() / leaseBucketMs)}`
+  return `${leasePrefix}${key}-${Math.floor(Date.now() / leaseBucketMs)}`
 }
 
 function namesOf(ref: ImageRef, descriptor: Descriptor, target: Target): string[] {
