@@ -1,6 +1,7 @@
 import { request as httpRequest } from 'node:http'
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { Code, codeName, CriError, messageOf, unavailable } from '../errors/cri-error.ts'
+import { inOwnWords } from '../errors/registry-unavailable.ts'
 import type { AuthConfig, PullImageResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import { criProtos, serviceDefinition } from '../generated/protos.ts'
@@ -30,7 +31,8 @@ export async function pullImage(address: string, image: string, auth: Init<AuthC
 function errorOf(error: ServiceError, address: string): CriError {
   const code: number = error.code
   if (code === Code.UNAVAILABLE && /No connection established|connect E|ENOENT/.test(error.details)) return unavailable(`nobody answers on ${address}: is cri-shim running (systemctl status cri-shim), and is this its --listen?`, { cause: error })
-  return new CriError(code as Code, `${codeName(code)}: ${error.details}`)
+  const said = inOwnWords(new CriError(code as Code, error.details))
+  return new CriError(said.code, `${codeName(said.code)}: ${said.message}`)
 }
 
 /** The `/pulls` listing of the metrics address (`HOST:PORT` or `unix:///PATH`). Rejects with an Error that says why there is none. */

@@ -1,4 +1,5 @@
 import { invalidArgument, internal } from '../errors/cri-error.ts'
+import { inKubeletsWords } from '../errors/registry-unavailable.ts'
 import type { PullImageRequest, PullImageResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -18,7 +19,10 @@ export async function pullImage(deps: Deps, ctx: Ctx, request: PullImageRequest)
   const ref = parseImageRef(request.image.image)
   const { image: { runtime_handler: given }, sandbox_config: pod } = request
   const handler = given === '' ? pod?.annotations[handlerAnnotation] ?? '' : given
-  const image = await pullNow(deps, ctx, { ref, auth: request.auth, snapshotter: deps.snapshotterOf(handler), pinned: deps.pinned(ref.toString()) })
+  const wanted: PullRequest = { ref, auth: request.auth, snapshotter: deps.snapshotterOf(handler), pinned: deps.pinned(ref.toString()) }
+  const image = await pullNow(deps, ctx, wanted).catch((error: unknown) => {
+    throw inKubeletsWords(error)
+  })
   return { image_ref: image.id }
 }
 

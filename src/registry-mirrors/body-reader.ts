@@ -118,7 +118,7 @@ export class BodyReader {
       const timer = setTimeout(() => {
         this.#fail(new HostFailure('unreachable', this.#stalled(), { transient: true, timedOut: true }))
         this.#response.destroy()
-      }, this.#stallTimeoutMs - this.#waitedMs)
+      }, Math.max(0, this.#stallTimeoutMs - this.#waitedMs))
       const over = (lingered: boolean): void => {
         clearTimeout(timer)
         clearTimeout(linger)

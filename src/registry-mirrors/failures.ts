@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { Code, CriError, errnoOf, messageOf } from '../errors/cri-error.ts'
+import { REGISTRY_UNAVAILABLE } from '../errors/registry-unavailable.ts'
 import type { RegistryHost } from './registry-host.ts'
 
 /**
@@ -15,6 +16,8 @@ export interface FailureOptions {
   readonly retryAfterMs?: number
   /** It took a deadline to find out. */
   readonly timedOut?: boolean
+  /** Somebody was there, and what could not be agreed on is TLS. */
+  readonly reached?: boolean
   readonly cause?: unknown
 }
 
@@ -25,14 +28,17 @@ export class HostFailure extends Error {
   readonly transient: boolean
   readonly retryAfterMs: number | undefined
   readonly timedOut: boolean
+  readonly reached: boolean
 
   constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.kind = kind
     this.transient = options.transient ?? false
     this.retryAfterMs = options.retryAfterMs
-    // A failure that is about another one (a token service's) took as long as that.
-    this.timedOut = options.timedOut ?? (options.cause instanceof HostFailure && options.cause.timedOut)
+    // A failure that is about another one (a token service's) took as long and came as far as that.
+    const about = options.cause instanceof HostFailure ? options.cause : undefined
+    this.timedOut = options.timedOut ?? about?.timedOut ?? false
+    this.reached = options.reached ?? about?.reached ?? false
   }
 
   /** The same in other words. */
@@ -66,7 +72,9 @@ const codeOfKind: Readonly<Record<FailureKind, Code>> = {
 export function allFailed(what: string, failed: readonly FailedHost[]): CriError {
   const kind = decisiveKind(failed)
   const remedy = kind === 'unauthenticated' || kind === 'denied' ? ' (check the imagePullSecrets of the pod)' : ''
-  return new CriError(codeOfKind[kind], `${clip(what, maxSubject)}: ${reasonsOf(failed)}${remedy}`, { reason: kind.toUpperCase(), cause: failed.at(-1)?.failure })
+  const nobody = failed.every(({ failure }) => failure.kind === 'unreachable' && !failure.reached)
+  const reason = nobody ? REGISTRY_UNAVAILABLE : kind.toUpperCase()
+  return new CriError(codeOfKind[kind], `${clip(what, maxSubject)}: ${reasonsOf(failed)}${remedy}`, { reason, cause: failed.at(-1)?.failure })
 }
 
 /** Longer names than anybody gives to images. */

@@ -4,7 +4,7 @@ import { Registry } from 'prom-client'
 import { Code } from '../errors/cri-error.ts'
 import { allFailed, failureOfError, failureOfStatus, HostFailure, retryAfter, safeText } from './failures.ts'
 import type { Fault, SeenRequest } from './fake-registry.test-helper.ts'
-import type { BreakerState } from './host-health.ts'
+import { type BreakerState, HostHealth } from './host-health.ts'
 import { parseImageRef } from './image-ref.ts'
 import { blob, blobBytes, closedPort, failure, manifest, ref, RegistryTests, secrets } from './registry-client.test-helper.ts'
 import type { RegistryClient } from './registry-client.ts'
@@ -284,6 +284,25 @@ test('the code is what the registry said, at whichever of its addresses', () => 
   assert.equal(allFailed('x', [at('reg:5000', true, missing), at('reg:5000', true, denied)]).code, Code.PERMISSION_DENIED)
   assert.equal(allFailed('x', [at('mirror', false, missing), at('reg', true, refused)]).code, Code.UNAVAILABLE)
   assert.equal(allFailed('x', [at('mirror', false, missing), at('other', false, missing)]).code, Code.NOT_FOUND)
+})
+
+test('no registry could be reached: not when one has answered, or could not agree on TLS', () => {
+  const reasonOf = (...failures: HostFailure[]): string => allFailed('x', failures.map((failure, index) => ({ host: hostNamed(`h${index}`), failure }))).reason
+  const refused = new HostFailure('unreachable', 'connection refused')
+  const untrusted = new HostFailure('unreachable', 'its certificate is not trusted', { reached: true })
+  assert.equal(reasonOf(refused, refused.with('redirects to x: connection refused')), 'RegistryUnavailable')
+  assert.equal(reasonOf(untrusted.with('token service x: its certificate is not trusted')), 'UNREACHABLE')
+  for (const other of [untrusted, new HostFailure('missing', '404'), new HostFailure('server', '503'), new HostFailure('config', 'no ca')]) assert.notEqual(reasonOf(refused, other), 'RegistryUnavailable')
+  const health = new HostHealth({ now: () => 1 })
+  const skipped = (failure: HostFailure): HostFailure => {
+    const host = hostNamed(failure.message)
+    for (let times = 0; times < 3; times++) health.failed(host, failure)
+    const admission = health.admit(host)
+    assert.ok(admission.kind === 'skip')
+    return admission.why
+  }
+  assert.equal(reasonOf(skipped(refused)), 'RegistryUnavailable')
+  assert.equal(reasonOf(skipped(untrusted)), 'UNREACHABLE')
 })
 
 test('nothing of a signed URL, a credential or a token gets into an error or a log', async () => {

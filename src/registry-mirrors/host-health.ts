@@ -224,7 +224,7 @@ function originOf(host: RegistryHost): string {
 function skip(entry: Entry, forMs: number): Admission {
   const since = entry.lastFailure === undefined ? 'it does not answer now' : entry.lastFailure.message
   const text = `${since} (skipped${forMs > 0 ? ` for ${Math.ceil(forMs / 1000)} s` : ''})`
-  return { kind: 'skip', why: new HostFailure(entry.lastFailure?.kind ?? 'unreachable', text, { transient: true }) }
+  return { kind: 'skip', why: new HostFailure(entry.lastFailure?.kind ?? 'unreachable', text, { transient: true, cause: entry.lastFailure }) }
 }
 
 function wake(entry: Entry): void {

@@ -19,7 +19,7 @@ const resetInGreeting = 'connection reset before TLS was set up: it may not spea
 /** The failure of a request for a reason of TLS, or for the want of it, in words that say what to do. Undefined for all others. */
 export async function tlsFailure(error: unknown, attempt: TlsAttempt): Promise<HostFailure | undefined> {
   const errno = errnoOf(error) ?? ''
-  const because = (text: string, transient = false): HostFailure => new HostFailure('unreachable', text, { transient, cause: error })
+  const because = (text: string, transient = false): HostFailure => new HostFailure('unreachable', text, { transient, reached: true, cause: error })
   const where = remedyPlace(attempt.host)
   if (attempt.url.protocol === 'http:') return beginsLikeTls(error) ? because(`it speaks TLS${attempt.own ? `: write https:// for it in ${where}` : ''}`) : undefined
   if (isNotTls(error)) {

@@ -3,6 +3,7 @@ import { type Ctx, newRequestId } from '../observability/context.ts'
 import type { Metrics } from '../observability/metrics.ts'
 import type { Span, Tracer } from '../observability/tracing.ts'
 import { Code, CriError } from '../errors/cri-error.ts'
+import { REGISTRY_UNAVAILABLE } from '../errors/registry-unavailable.ts'
 import { type Audit, auditSubject } from './audit.ts'
 import { type CallIds, requestIds } from './call-ids.ts'
 import type { Method } from './handlers.ts'
@@ -122,7 +123,8 @@ export class Call {
       return
     }
     const failure = { ...fields, error: status.details, ...(error === undefined ? {} : { causes: causesOf(error) }) }
-    if (status.code === Code.INTERNAL || status.code === Code.UNKNOWN || status.code === Code.DATA_LOSS) {
+    const isOurs = status.code === Code.INTERNAL || status.code === Code.DATA_LOSS || (status.code === Code.UNKNOWN && !(error instanceof CriError && error.reason === REGISTRY_UNAVAILABLE))
+    if (isOurs) {
       log.error({ ...failure, stack: error instanceof Error ? error.stack : undefined }, 'call failed')
     } else if (this.#isOrdinary(status.code)) log.debug(failure, 'call refused')
     else log.warn(failure, 'call failed')

@@ -3,7 +3,7 @@ import { constants } from 'node:http2'
 import { once } from 'node:events'
 import { connect as connectSocket } from 'node:net'
 import { test } from 'node:test'
-import { Code, type CriError, notFound, unavailable } from '../errors/cri-error.ts'
+import { Code, CriError, notFound, unavailable } from '../errors/cri-error.ts'
 import type { Ctx } from '../observability/context.ts'
 import { encoded } from './handlers.ts'
 import { encodeResponse, fixture } from './fixtures.ts'
@@ -56,6 +56,16 @@ test('a CriError keeps code and message; its cause is for the log', async () => 
   assert.equal(f.lines[0]?.level, 'warn')
   assert.deepEqual(f.lines[0]['causes'], ['below', 'at the bottom'])
   assert.equal(f.lines[0]['containerId'], 'c1')
+})
+
+test('UNKNOWN is a fault of ours, but not when it is what the kubelet knows a missing registry by', async () => {
+  const failures = [new CriError(Code.UNKNOWN, 'containerd did something'), new CriError(Code.UNKNOWN, 'RegistryUnavailable: nobody answers', { reason: 'RegistryUnavailable' })]
+  await using f = await fixture({ PullImage: async () => { throw failures.shift() ?? new Error('once too often') } })
+  for (const level of ['error', 'warn']) {
+    const error = await f.client.failure('PullImage', { image: { image: 'x' } })
+    assert.equal(error.code, Code.UNKNOWN)
+    assert.equal(f.lines.at(-1)?.level, level)
+  }
 })
 
 test('any other error is INTERNAL, also one with a code of its own', async () => {

@@ -112,7 +112,7 @@ describe('registries', { skip: skipUnlessRoot }, () => {
     for (const each of [`127.0.0.1:${dead}: connection refused`, `127.0.0.1:${node.registry.port}: 404`, `${own}: 404`]) assert.ok(failure.includes(each), failure)
     // A change of the file counts at once.
     await writeNodeFile(hosts, `server = "http://127.0.0.1:${dead}"\n`)
-    assert.match(await failureOf(pull(node, `${own}/t/one:1`)), new RegExp(`^UNAVAILABLE: cannot resolve ${own}/t/one:1: 127.0.0.1:${dead}: connection refused`))
+    assert.match(await failureOf(pull(node, `${own}/t/one:1`)), new RegExp(`^UNKNOWN: RegistryUnavailable: cannot resolve ${own}/t/one:1: 127.0.0.1:${dead}: connection refused$`), 'as the kubelet knows it')
     await rm(join(node.certsDir, own), { recursive: true })
   })
 
