@@ -79,12 +79,18 @@ export class Layout {
   }
 }
 
-/** Replaces a JSON file in one step: a reader, or a restart after a crash, sees the old one or the new one. */
-export async function writeJson(path: string, value: unknown): Promise<void> {
-  await replaceFile(path, Buffer.from(JSON.stringify(value)))
+/**
+ * Replaces a JSON file in one step: a reader, or a restart after a crash, sees the old one or the new one. `synced`: it is on the disk when this resolves,
+ * name and all. Default: false.
+ */
+export async function writeJson(path: string, value: unknown, { synced = false }: { readonly synced?: boolean } = {}): Promise<void> {
+  await replaceFile(path, Buffer.from(JSON.stringify(value)), synced)
+  if (!synced) return
+  await using dir = await open(dirname(path), 'r')
+  await dir.sync()
 }
 
-async function replaceFile(path: string, data: Buffer): Promise<void> {
+async function replaceFile(path: string, data: Buffer, synced = false): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`
   let file
   try {
@@ -96,6 +102,7 @@ async function replaceFile(path: string, data: Buffer): Promise<void> {
   }
   try {
     await file.writeFile(data)
+    if (synced) await file.sync()
   } finally {
     await file.close()
   }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempDisposable, readdir, writeFile } from 'node:fs/promises'
+import { mkdtempDisposable, open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -8,6 +8,13 @@ import { Code, CriError } from '../../errors/cri-error.ts'
 import { backgroundCtx } from '../../observability/context.ts'
 import { createLogger } from '../../observability/logger.ts'
 import { UnsettledPulls, withDescendants } from './unsettled.ts'
+
+/** The time of day, later than it is. */
+function clockAhead(ms: number): AsyncDisposable {
+  const { now } = Date
+  Date.now = () => now() + ms
+  return { [Symbol.asyncDispose]: async () => { Date.now = now } }
+}
 
 test('a stop in order settles the pulls that have ended, and no others; what the disk does not take stays noted', async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
@@ -32,6 +39,66 @@ test('a stop in order settles the pulls that have ended, and no others; what the
   third()
   await pulls.close(10)
   assert.equal((await readdir(dir.path)).length, 2)
+})
+
+test('what is pulled again while it is not settled is in question from its first pull on, and stays so until a sync that began after the last one', async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
+  const stopping = new AbortController()
+  let during: (() => Promise<void>) | undefined
+  const started = (): UnsettledPulls => new UnsettledPulls({
+    containerd: {} as Containerd, dir: dir.path, ctx: backgroundCtx(createLogger('fatal'), 'test', stopping.signal),
+    sync: async () => {
+      await during?.()
+      during = undefined
+    },
+  })
+  const note = { names: ['a'], snapshotter: 'overlayfs', digests: [], snapshots: [] }
+  const stored = async (): Promise<{ since: number }> => JSON.parse(await readFile(join(dir.path, (await readdir(dir.path))[0] ?? ''), 'utf8')) as { since: number }
+  const pulls = started()
+  const first = await pulls.begin(note)
+  const { since } = await stored()
+  await using _ = clockAhead(60_000)
+  const second = await pulls.begin(note)
+  assert.equal((await stored()).since, since, 'the first one runs')
+  first()
+  second()
+  const third = await pulls.begin(note)
+  assert.equal((await stored()).since, since, 'nothing was synced')
+  third()
+  const again = started()
+  await again.recover()
+  const fourth = await again.begin(note)
+  assert.equal((await stored()).since, since, 'nor by the process before')
+  fourth()
+  // A pull that begins and ends while the disk is written.
+  during = async () => { (await again.begin(note))() }
+  await again.close(60_000)
+  assert.equal((await readdir(dir.path)).length, 1)
+  await again.close(60_000)
+  assert.deepEqual(await readdir(dir.path), [])
+  const fifth = await again.begin(note)
+  assert.ok((await stored()).since > since)
+  fifth()
+  stopping.abort()
+})
+
+test('a note is on the disk before its pull makes anything', async (t) => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
+  await using handle = await open(dir.path, 'r')
+  const sync = t.mock.method(Object.getPrototypeOf(handle) as typeof handle, 'sync')
+  const stopping = new AbortController()
+  const end = await new UnsettledPulls({ containerd: {} as Containerd, dir: dir.path, ctx: backgroundCtx(createLogger('fatal'), 'test', stopping.signal), sync: async () => undefined })
+    .begin({ names: ['a'], snapshotter: 'overlayfs', digests: [], snapshots: [] })
+  assert.equal(sync.mock.callCount(), 2, 'the file, and the directory that names it')
+  end()
+  stopping.abort()
+})
+
+test('what a crash left of a note that was being written goes with the next start', async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
+  await writeFile(join(dir.path, 'one.json.1234567.tmp'), '{')
+  await new UnsettledPulls({ containerd: {} as Containerd, dir: dir.path, ctx: backgroundCtx(createLogger('fatal'), 'test'), sync: async () => undefined }).recover()
+  assert.deepEqual(await readdir(dir.path), [])
 })
 
 test('a snapshotter that is away after a power cut holds nobody up but the next pull for it, which finds no layer that cannot be trusted', async () => {

@@ -39,6 +39,16 @@ export interface UnsettledPullsOptions {
   readonly settleMs?: number
 }
 
+/** A note as it goes on. */
+interface Unsettled {
+  readonly snapshotter: string
+  readonly since: number
+  /** Pulls that have not ended. */
+  running: number
+  /** Pulls in all. */
+  begun: number
+}
+
 /** Why a snapshotter, which may run outside of containerd, does not say what it has. */
 const awayReasons: ReadonlySet<string> = new Set(['SnapshotterUnavailable', 'NoSnapshotter'])
 
@@ -51,8 +61,8 @@ const clockSlackMs = 10_000
  */
 export class UnsettledPulls {
   readonly #options: UnsettledPullsOptions
-  readonly #waiting = new Map<string, string>()
-  readonly #running = new Map<string, number>()
+  /** By file. */
+  readonly #unsettled = new Map<string, Unsettled>()
   /** Notes of another boot, by snapshotters that were away when they were read. */
   readonly #distrusted = new Map<string, Map<string, StoredNote>>()
   readonly #mutex = new KeyedMutex()
@@ -67,18 +77,17 @@ export class UnsettledPulls {
   async begin(note: PullNote): Promise<() => void> {
     if (this.#distrusted.has(note.snapshotter)) await this.#mutex.run(note.snapshotter, () => this.#distrustLate(note.snapshotter))
     const file = join(this.#options.dir, `${createHash('sha256').update(JSON.stringify([note.names, note.snapshotter, note.digests, note.snapshots])).digest('hex').slice(0, 32)}.json`)
-    this.#running.set(file, (this.#running.get(file) ?? 0) + 1)
-    this.#waiting.delete(file)
+    // What is pulled again before it was settled is in question from its first pull on.
+    const state = this.#entry(file, note.snapshotter, Date.now() - clockSlackMs)
+    state.running += 1
+    state.begun += 1
     const end = (): void => {
-      const others = (this.#running.get(file) ?? 1) - 1
-      if (others > 0) this.#running.set(file, others)
-      else {
-        this.#running.delete(file)
-        this.#settleLater(file, note.snapshotter)
-      }
+      state.running -= 1
+      this.#settleLater()
     }
     try {
-      await writeJson(file, { ...note, boot: await this.#bootId(), since: Date.now() - clockSlackMs } satisfies StoredNote)
+      const stored: StoredNote = { ...note, boot: await this.#bootId(), since: state.since }
+      await this.#mutex.run(file, () => writeJson(file, stored, { synced: true }))
     } catch (error) {
       end()
       throw error
@@ -86,17 +95,26 @@ export class UnsettledPulls {
     return end
   }
 
+  #entry(file: string, snapshotter: string, since: number): Unsettled {
+    const entry = this.#unsettled.get(file) ?? { snapshotter, since, running: 0, begun: 0 }
+    this.#unsettled.set(file, entry)
+    return entry
+  }
+
   /** At the start, before anything is listed: takes away what pulls of an earlier boot made and may have lost. */
   async recover(): Promise<void> {
     const { dir } = this.#options
     const boot = await this.#bootId()
     for (const name of await readdir(dir).catch(() => [])) {
-      if (!name.endsWith('.json')) continue
       const file = join(dir, name)
+      // A crash came while it was written: nothing was pulled yet.
+      if (name.endsWith('.tmp')) await rm(file, { force: true })
+      if (!name.endsWith('.json')) continue
       const note = storedNote(await readJson(file))
-      if (note !== undefined && note.boot === boot) this.#settleLater(file, note.snapshotter)
+      if (note !== undefined && note.boot === boot) this.#entry(file, note.snapshotter, note.since)
       else if (note === undefined || await this.#distrust(file, note)) await rm(file, { force: true })
     }
+    this.#settleLater()
   }
 
   /** Takes away what a note names. False when its snapshots are left: their snapshotter is away. */
@@ -140,9 +158,8 @@ export class UnsettledPulls {
     for (const snapshot of withDescendants(all, made)) await containerd.snapshots.remove(ctx, note.snapshotter, snapshot)
   }
 
-  #settleLater(file: string, snapshotter: string): void {
-    this.#waiting.set(file, snapshotter)
-    if (this.#isSettling) return
+  #settleLater(): void {
+    if (this.#isSettling || this.#ended().length === 0) return
     this.#isSettling = true
     void this.#settle()
   }
@@ -150,9 +167,9 @@ export class UnsettledPulls {
   async #settle(): Promise<void> {
     const { ctx, settleMs = 30_000 } = this.#options
     try {
-      while (this.#waiting.size > 0) {
+      while (this.#ended().length > 0) {
         await pause(settleMs, ctx.signal)
-        await this.#syncWaiting()
+        await this.#syncEnded()
       }
     } catch (error) {
       if (!ctx.signal.aborted) ctx.log.warn({ err: error }, `pulled images cannot be synced to the disk (${messageOf(error)}): after a power cut they are pulled again`)
@@ -163,20 +180,26 @@ export class UnsettledPulls {
 
   /** When the service stops in order, as it does before the machine is shut down: what has ended is settled now. What the disk does not take in time stays noted. */
   async close(timeoutMs: number): Promise<void> {
-    if (this.#waiting.size === 0) return
+    if (this.#ended().length === 0) return
     try {
-      await withDeadline('syncing pulled images to the disk', timeoutMs, () => this.#syncWaiting())
+      await withDeadline('syncing pulled images to the disk', timeoutMs, () => this.#syncEnded())
     } catch (error) {
       this.#options.ctx.log.warn({ err: error }, 'pulled images cannot be synced to the disk before the stop: after a reboot they are pulled again')
     }
   }
 
-  async #syncWaiting(): Promise<void> {
-    const batch = [...this.#waiting]
-    await this.#options.sync([...new Set(batch.map(([, snapshotter]) => snapshotter))])
-    for (const [file] of batch) {
-      // One that is pulled again meanwhile is not settled.
-      if (this.#waiting.delete(file)) await rm(file, { force: true })
+  #ended(): [string, Unsettled][] {
+    return [...this.#unsettled].filter(([, { running }]) => running === 0)
+  }
+
+  async #syncEnded(): Promise<void> {
+    const batch = this.#ended().map(([file, entry]) => ({ file, entry, begun: entry.begun }))
+    await this.#options.sync([...new Set(batch.map(({ entry }) => entry.snapshotter))])
+    for (const { file, entry, begun } of batch) {
+      // What was pulled again meanwhile is not settled.
+      if (entry.running > 0 || entry.begun !== begun || this.#unsettled.get(file) !== entry) continue
+      this.#unsettled.delete(file)
+      await this.#mutex.run(file, () => rm(file, { force: true }))
     }
   }
 
