@@ -240,7 +240,7 @@ helper = "${helper}"
     const first = await explained()
     assert.equal(first.code, 0)
     const [plain, anonymous, limited, untrusted] = first.probes
-    assert.match(plain?.status ?? '', /it speaks TLS: write https:\/\/ for it$/)
+    assert.match(plain?.status ?? '', /^connection reset; it speaks TLS: write https:\/\/ for it$/)
     assert.equal(anonymous?.ok, true)
     assert.ok(first.warnings.includes(`registry.credentials."${one.host}".helper: docker-credential-broken failed: no session`), first.warnings.join('\n'))
     assert.equal(limited?.retryAfterMs, 30_000)

@@ -68,5 +68,5 @@ async function withCertificate(host: RegistryHost, asked: Promise<Probe>, option
   const probed = await asked
   // What a server that speaks TLS says to plain HTTP: 400, a reset, or something that is no HTTP.
   if (probed.ok || !/^400|reset|not answer in HTTP/.test(probed.status) || probed.status.includes('it speaks TLS') || await peerCertificate(host, options) === undefined) return probed
-  return { ...probed, status: `${probed.status}; it speaks TLS: write https:// for it` }
+  return { ...probed, status: `${probed.status.replace(/ \(if it speaks TLS.*/, '')}; it speaks TLS: write https:// for it` }
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { randomBytes } from 'node:crypto'
-import { chmod, copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, it } from 'node:test'
 import { fetchPulls } from '../../src/cli/pull-client.ts'
@@ -96,6 +96,9 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     const server = `server = "${mutual.url}"\nca = "${caFile}"\n`
     await hosts(mutual.host, server)
     assert.match(await failureOf(pull(node, name)), /^UNAVAILABLE: .*wants a client certificate: name it with client in .*hosts\.toml/)
+    const stranger = makeCertificates(await mkdtemp(join(node.dir, 'stranger-')))
+    await hosts(mutual.host, `${server}client = [["${stranger.clientCertFile}", "${stranger.clientKeyFile}"]]\n`)
+    assert.match(await failureOf(pull(node, name)), /^UNAVAILABLE: .*does not accept the client certificate \S+client\.crt \(CN=node, valid until .*, and says "/)
     await hosts(mutual.host, `${server}client = [["${clientCertFile}", "${clientKeyFile}"]]\n`)
     assert.match(await pull(node, name), /^sha256:/)
     await node.cri.image.RemoveImage({ image: { image: name } })
@@ -148,7 +151,7 @@ describe('Debian’s docker-registry', { skip: skipUnlessRoot }, () => {
     await hosts(basic.host, `server = "${basic.url}"\nca = "${certificates.caFile}"\n[host."http://${basic.host}"]\n`)
     const anonymous = await command(criShimBinary, [...words, `${basic.host}/t/app:1`])
     assert.equal(anonymous.code, 1)
-    assert.match(anonymous.stdout, /answer {6}400 bad request; it speaks TLS: write https:\/\/ for it/)
+    assert.match(anonymous.stdout, /answer {6}400 bad request \(it speaks TLS: write https:\/\/ for it\)/)
     assert.match(anonymous.stdout, /answer {6}needs a user name and password, and none is given/)
     const allowed = await command(criShimBinary, [...words, '--auth-file', authFile, `${basic.host}/t/app:1`])
     assert.equal(allowed.code, 0, allowed.stdout)
