@@ -43,7 +43,7 @@ export function checkHelper(value: string): string | undefined {
 export function checkRegistryUrl(value: string): string | undefined {
   const url = URL.canParse(value) ? new URL(value) : undefined
   if (url !== undefined && (url.protocol === 'https:' || url.protocol === 'http:') && url.hostname !== '') return undefined
-  return `must be a URL such as https://mirror.example.com, not ${JSON.stringify(value.replace(/\/\/[^/@]*@/, '//…@').replace(/\?.*$/, ''))}`
+  return `must be a URL such as https://mirror.example.com, not ${JSON.stringify(value.replace(/\/\/.*@/s, '//…@').replace(/\?.*$/, ''))}`
 }
 
 /** Where spans are sent to. Credentials in it are not repeated. */

@@ -6,7 +6,7 @@ import { invalidArgument, messageOf } from '../errors/cri-error.ts'
 import { CredentialHelpers, HelperError } from './credential-helper.ts'
 import { type DockerConfig, dockerAuthFor, dockerHelperFor, parseDockerConfig, sameHost } from './docker-config.ts'
 import { FileCache } from './file-cache.ts'
-import { hostName, portOf } from './host-url.ts'
+import { hostName, portOf, withoutSecrets } from './host-url.ts'
 import { canonicalRegistry } from './image-ref.ts'
 import type { RegistryHost } from './registry-host.ts'
 import type { AuthSettings, RegistrySettings } from './settings.ts'
@@ -105,18 +105,18 @@ export class Credentials {
     const { settings } = this.#options
     const found: Candidate[] = []
     for (const [name, entry] of ownEntries(settings, host)) {
-      const source = `registry.credentials."${name}"`
+      const source = `registry.credentials."${withoutSecrets(name)}"`
       addStatic(found, entry, source)
       if ((entry.helper ?? '') !== '') found.push({ kind: 'helper', source: `${source}.helper`, helper: entry.helper ?? '' })
       if ((entry.configFile ?? '') !== '') await this.#addFile(found, { file: entry.configFile ?? '', name }, host, repository)
     }
-    for (const [endpoint, entry] of Object.entries(settings.auths)) if (sameHost(endpoint, host.host)) addStatic(found, entry, `registry.auths."${plain(endpoint)}"`)
-    for (const [name, { auth }] of Object.entries(settings.configs)) if (auth !== undefined && sameHost(name, host.host)) addStatic(found, auth, `registry.configs."${plain(name)}".auth`)
+    for (const [endpoint, entry] of Object.entries(settings.auths)) if (sameHost(endpoint, host.host)) addStatic(found, entry, `registry.auths."${withoutSecrets(endpoint)}"`)
+    for (const [name, { auth }] of Object.entries(settings.configs)) if (auth !== undefined && sameHost(name, host.host)) addStatic(found, auth, `registry.configs."${withoutSecrets(name)}".auth`)
     return found
   }
 
   async #addFile(found: Candidate[], { file, name }: { readonly file: string; readonly name: string }, host: CredentialHost, repository: string): Promise<void> {
-    const setting = `registry.credentials."${name}".config_file`
+    const setting = `registry.credentials."${withoutSecrets(name)}".config_file`
     let config: DockerConfig | undefined
     try {
       config = await this.#files.get(file)
@@ -133,8 +133,8 @@ export class Credentials {
     if (helper !== undefined) found.push({ kind: 'helper', source: `${file} (credHelpers)`, helper })
     const entry = dockerAuthFor(config, host.host, repository)
     if (entry !== undefined) {
-      addStatic(found, entry.auth, `${file} (auths."${plain(entry.key)}")`)
-      if (entry.auth.registryToken !== '') found.push({ kind: 'known', source: `${file} (auths."${plain(entry.key)}")`, credential: { kind: 'registry', token: entry.auth.registryToken } })
+      addStatic(found, entry.auth, `${file} (auths."${withoutSecrets(entry.key)}")`)
+      if (entry.auth.registryToken !== '') found.push({ kind: 'known', source: `${file} (auths."${withoutSecrets(entry.key)}")`, credential: { kind: 'registry', token: entry.auth.registryToken } })
     }
     if (helper === undefined && config.credsStore !== '') found.push({ kind: 'helper', source: `${file} (credsStore)`, helper: config.credsStore })
   }
@@ -179,8 +179,8 @@ function ownEntries(settings: RegistrySettings, host: CredentialHost): [string, 
 
 function notSent(host: CredentialHost, image: CredentialImage, auth: PullAuth): string {
   const address = auth?.server_address ?? ''
-  if (host.ownRegistry) return `the pull secret is for ${plain(address)} (its server_address)`
-  const owner = address === '' ? image.registry : plain(address)
+  if (host.ownRegistry) return `the pull secret is for ${withoutSecrets(address)} (its server_address)`
+  const owner = address === '' ? image.registry : withoutSecrets(address)
   return `the pull secret is for ${owner} alone; give ${host.host} its own, or pull_secrets_of`
 }
 
@@ -245,9 +245,4 @@ export function passwordForm({ username, password, encoding }: PasswordCredentia
 /** What helpers know a host by. Docker Hub has a name of its own there. */
 function serverOf(host: CredentialHost): string {
   return canonicalRegistry(host.host) === 'docker.io' ? 'https://index.docker.io/v1/' : host.host
-}
-
-/** A key of a configuration, without what somebody may have put into it. */
-function plain(key: string): string {
-  return key.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/s, '')
 }

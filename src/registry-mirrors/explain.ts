@@ -5,7 +5,7 @@ import { type CredentialImage, Credentials } from './credentials.ts'
 import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
-import { apiHost, isLoopback } from './host-url.ts'
+import { apiHost, isLoopback, withoutSecrets } from './host-url.ts'
 import type { ImageRef } from './image-ref.ts'
 import { type NearMiss, nearMisses, usualRoots } from './near-misses.ts'
 import { proxyFor } from './proxy.ts'
@@ -195,7 +195,7 @@ async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials
     headers: Object.keys(host.headers),
     tls: { ca: host.tls.caFiles, client: host.tls.clientPairs.map(({ certFile }) => certFile), skipVerify: host.tls.skipVerify },
     askedFor: !pull ? 'nothing' : resolve ? 'tags and content' : 'content by digest',
-    dialTimeoutMs: host.dialTimeoutMs, ...(proxy === undefined ? {} : { proxy: proxy.replace(/\/\/[^/]*@/, '//') }), ...(unusable === undefined ? {} : { unusable }), warnings,
+    dialTimeoutMs: host.dialTimeoutMs, ...(proxy === undefined ? {} : { proxy: withoutSecrets(proxy) }), ...(unusable === undefined ? {} : { unusable }), warnings,
   }
 }
 

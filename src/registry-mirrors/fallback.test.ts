@@ -307,7 +307,7 @@ test('no registry could be reached: not when one has answered, or could not agre
 
 test('nothing of a signed URL, a credential or a token gets into an error or a log', async () => {
   const texts = [
-    'see https://user:hunter2@host/x?sig=hunter2', 'denied: https://h/x#access_token=hunter2', 'Authorization: Bearer hunter2hunter2', 'basic aHVudGVyMjpodW50ZXIy', 'token=hunter2 sig=hunter2&password: "hunter2"',
+    'see https://user:hunter2@host/x?sig=hunter2', 'https://user:p@hunter2@host/x', 'denied: https://h/x#access_token=hunter2', 'Authorization: Bearer hunter2hunter2', 'basic aHVudGVyMjpodW50ZXIy', 'token=hunter2 sig=hunter2&password: "hunter2"',
     '{"access_token":"hunter2"}', 'eyJhbGciOiJub25lIn0.hunter2.hunter2', 'X-Amz-Signature=hunter2', 'api_key=hunter2', 'a\nb\u2028c\u202ed',
   ]
   for (const text of texts) {

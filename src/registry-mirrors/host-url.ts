@@ -35,6 +35,14 @@ export function parseHostUrl(text: string): HostAddress | string {
   return { protocol: written ?? defaultProtocol(host), host, path, hasCredentials: authority.includes('@') }
 }
 
+/**
+ * A URL or host that somebody wrote into a configuration, fit to be repeated: without user, password, query and fragment. Rather too little than a part
+ * of a password with @, / or ? in it.
+ */
+export function withoutSecrets(text: string): string {
+  return text.replace(/^([A-Za-z][A-Za-z0-9+.-]*:\/\/|\/\/)?.*@/s, '$1').replace(/[?#].*$/s, '')
+}
+
 /** Whether a host (with or without a port) is this machine: localhost, 127.0.0.0/8 or ::1. */
 export function isLoopback(host: string): boolean {
   const name = hostName(host)

@@ -90,6 +90,8 @@ test('a broken file names file, line and remedy', () => {
     ['[host."https://a".header]\n"x y" = "1"', 2, /not a header name/],
     ['[[host]]\nurl = "x"', 1, /written \[host\."https/],
     ['[host]\n"https://a" = true', 2, /not a table/],
+    ['[host]\n"user:secret@a" = true', 2, /"a" under \[host\] is not a table/],
+    ['server = "ftp://user:x@secret@b"', 1, /server "ftp:\/\/b": scheme "ftp"/],
     [`${'a.'.repeat(5000)}b = 1`, 1, /nested too deep/],
     [`server = "https://x"\n[${'a.'.repeat(5000)}b]`, 2, /nested too deep/],
     [`# ${'x'.repeat(300_000)}`, 1, /is this the right file/],

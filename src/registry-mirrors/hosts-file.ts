@@ -5,7 +5,7 @@ import { nearestWord } from '../config/edit-distance.ts'
 import { parseGoDuration } from '../config/go-duration.ts'
 import { type Position, scanTomlPositions, type TomlPositions } from '../config/toml-positions.ts'
 import { CriError, Code, messageOf } from '../errors/cri-error.ts'
-import { type HostAddress, parseHostUrl } from './host-url.ts'
+import { type HostAddress, parseHostUrl, withoutSecrets } from './host-url.ts'
 import { type Capability, type Headers, type HostTls, allCapabilities, requestHeaders } from './registry-host.ts'
 
 /** What can be said of one host, at the root of the file (for `server`) or under `[host."URL"]`. */
@@ -139,7 +139,7 @@ class Reader {
     if (value === undefined) return []
     const table = this.#table(value, ['host'], 'hosts are written [host."https://mirror.example"]')
     const named = Object.entries(table).map(([name, item]) => {
-      const hint = `"${clip(name)}" under [host] is not a table: hosts are written [host."https://mirror.example"]`
+      const hint = `"${clip(withoutSecrets(name))}" under [host] is not a table: hosts are written [host."https://mirror.example"]`
       const settings = this.#table(item, ['host', name], hint)
       return { name, settings, at: this.#firstMention(['host', name], Object.keys(settings)) }
     })
@@ -291,10 +291,6 @@ class Reader {
   #bad(at: readonly string[], what: string): CriError {
     return brokenFile(this.#file, this.#positions.near(at).line, what)
   }
-}
-
-function withoutSecrets(url: string): string {
-  return url.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/, '')
 }
 
 /** In one short line. */

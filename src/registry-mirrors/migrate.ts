@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { apiHost, isLoopback, parseHostUrl } from './host-url.ts'
+import { apiHost, isLoopback, parseHostUrl, withoutSecrets } from './host-url.ts'
 import type { RegistrySettings, TlsSettings } from './settings.ts'
 
 /** A hosts.toml to be written. */
@@ -26,7 +26,7 @@ export function migrateRegistries(settings: RegistrySettings): Migration {
   const notes: string[] = []
   const withTls = Object.keys(settings.configs).filter((host) => hasTls(settings.configs[host]?.tls))
   // A registry with a directory of its own does not look into _default: it takes the endpoints of `*` along.
-  const keys = [...Object.keys(settings.mirrors).map((name) => [`registry.mirrors."${name}"`, name] as const), ...withTls.map((host) => [`registry.configs."${host}".tls`, host === 'registry-1.docker.io' ? 'docker.io' : host] as const)]
+  const keys = [...Object.keys(settings.mirrors).map((name) => [`registry.mirrors."${withoutSecrets(name)}"`, name] as const), ...withTls.map((host) => [`registry.configs."${withoutSecrets(host)}".tls`, host === 'registry-1.docker.io' ? 'docker.io' : host] as const)]
   const names = new Set(keys.filter(([source, name]) => isUsed(source, name, notes)).map(([, name]) => name))
   const files = [...names].sort().map((name) => fileOf(name, settings, notes))
   notes.push(...credentialNotes(settings))
@@ -40,7 +40,7 @@ function isUsed(source: string, name: string, notes: string[]): boolean {
   const host = typeof address === 'string' ? undefined : canonicalHost(address.host)
   if (host === name.toLowerCase()) return true
   const meant = host === undefined ? '' : `; for images called ${host}/… the name is ${quoted(host)}`
-  notes.push(`${source.replace(/\/\/[^/@"]*@/, '//')} was never used, and is left out: no image's registry is called like that${meant}.`)
+  notes.push(`${source} was never used, and is left out: no image's registry is called like that${meant}.`)
   return false
 }
 
@@ -71,7 +71,7 @@ function fileOf(registry: string, settings: RegistrySettings, notes: string[]): 
 }
 
 function entryOf(endpoint: string, source: string, settings: RegistrySettings, notes: string[]): Entry[] {
-  const shown = endpoint.replace(/\/\/[^/@]*@/, '//').replace(/[?#].*$/s, '')
+  const shown = withoutSecrets(endpoint)
   const address = parseHostUrl(endpoint)
   if (typeof address === 'string') {
     notes.push(`${source}: the endpoint "${shown}" is left out: ${address}`)
@@ -115,12 +115,12 @@ function tlsLines(tls: TlsSettings | undefined, source: string, notes: string[])
 
 function credentialNotes(settings: RegistrySettings): string[] {
   const found = [
-    ...Object.entries(settings.configs).flatMap(([name, { auth }]) => (auth === undefined ? [] : [{ source: `registry.configs."${name}".auth`, name, auth }])),
-    ...Object.entries(settings.auths).map(([name, auth]) => ({ source: `registry.auths."${name.replace(/\/\/[^/@]*@/, '//')}"`, name, auth })),
+    ...Object.entries(settings.configs).flatMap(([name, { auth }]) => (auth === undefined ? [] : [{ source: `registry.configs."${withoutSecrets(name)}".auth`, name, auth }])),
+    ...Object.entries(settings.auths).map(([name, auth]) => ({ source: `registry.auths."${withoutSecrets(name)}"`, name, auth })),
   ].filter(({ auth }) => Object.values(auth).some((value) => value !== ''))
   return found.map(({ source, name, auth }) => {
     const address = parseHostUrl(name)
-    const host = typeof address === 'string' ? name : address.host
+    const host = typeof address === 'string' ? withoutSecrets(name) : address.host
     const keys = ([['username', 'username'], ['password', 'password'], ['auth', 'auth'], ['identityToken', 'identitytoken']] as const).filter(([field]) => (auth[field] ?? '') !== '')
     const example = [`[plugins."io.cri-shim.v1".registry.credentials.${quoted(host)}]`, ...keys.map(([, key]) => `  ${key} = "…"`)].join('\n')
     return `${source}: a hosts.toml has no place for user names and passwords. It goes on working where it is; the place that stays is\n${example}`

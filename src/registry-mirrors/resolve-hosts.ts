@@ -2,7 +2,7 @@ import { readdir, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { errnoOf, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import type { FileCache } from './file-cache.ts'
-import { apiHost, defaultProtocol, type HostAddress, isLoopback, isOwnRegistry, parseHostUrl, portOf } from './host-url.ts'
+import { apiHost, defaultProtocol, type HostAddress, isLoopback, isOwnRegistry, parseHostUrl, portOf, withoutSecrets } from './host-url.ts'
 import { brokenFile, type HostEntry, type HostsFile, type HostSettings, maxFileBytes, tooLarge } from './hosts-file.ts'
 import { allCapabilities, defaultDialTimeoutMs, type HostTls, noTls, type Protocol, type RegistryHost } from './registry-host.ts'
 import type { RegistrySettings, TlsSettings } from './settings.ts'
@@ -173,7 +173,7 @@ function hostsOfMirrors(registryHost: string, settings: RegistrySettings): Regis
   const source = `registry.mirrors."${key}"`
   const hosts = endpoints.map((endpoint) => {
     const address = parseHostUrl(endpoint)
-    if (typeof address === 'string') throw failedPrecondition(`${source}: endpoint "${endpoint.replace(/\/\/[^/@]*@/, '//')}": ${address}`)
+    if (typeof address === 'string') throw failedPrecondition(`${source}: endpoint "${withoutSecrets(endpoint)}": ${address}`)
     const protocol = address.protocol
     const own = tlsOfConfig(settings, address.host)
     return makeHost(registryHost, address.host, {
