@@ -80,7 +80,7 @@ test('what becomes of an overtaken host is found out after the pull that met it,
 test('a mirror that takes connections and never answers is a black hole too', async () => {
   const [silent, good] = [await t.registry(), await t.registry()]
   silent.fault = () => ({ kind: 'silent' })
-  const some = t.client({ configPath: await t.through(silent, good) })
+  const some = t.client({ configPath: await t.through(silent, good), health: { headStartMs: 200 } })
   assert.equal((await some.resolve(ref, null, ctx)).host, good.host)
   assert.ok((await t.readBlob(some)).bytes.equals(blobBytes))
   assert.deepEqual([stateOf(some, silent.host), silent.requests.length], ['slow', 1])

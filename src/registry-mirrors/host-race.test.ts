@@ -50,7 +50,11 @@ test('a host that is alive has its time to answer, but no more than others to be
   const health = new HostHealth({ headStartMs: 20, knownHeadStartMs: 600_000 })
   health.answered(mirror)
   const { served, said } = await raced(health, async ({ host }, { connectLead }) => {
-    if (host !== 'mirror') return host
+    if (host !== 'mirror') {
+      assert.equal(connectLead, undefined, 'the last one is not looked after')
+      return host
+    }
+    assert.ok(connectLead)
     setTimeout(connectLead.overran, connectLead.ms)
     return never()
   })

@@ -27,8 +27,8 @@ export interface AttemptOptions {
   /** It is the last one, and may be asked again while `wanted()`. */
   readonly patient: boolean
   readonly wanted: () => boolean
-  /** A host that was alive a moment ago and takes no connection any more has no longer lead than an unknown one. */
-  readonly connectLead: ConnectLead
+  /** A host that was alive a moment ago and takes no connection any more has no longer lead than an unknown one. Undefined: nobody waits for that. */
+  readonly connectLead: ConnectLead | undefined
   readonly signal: AbortSignal
 }
 
@@ -149,7 +149,7 @@ class Race<T> {
     const { attempt, health, signal, closing } = this.#options
     const own = new AbortController()
     const unconnected = Promise.withResolvers<void>()
-    const connectLead = { ms: health.headStartMs, overran: unconnected.resolve }
+    const connectLead = headStartMs === undefined || headStartMs === 0 ? undefined : { ms: health.headStartMs, overran: unconnected.resolve }
     const follow = (): void => own.abort(signal.reason)
     if (signal.aborted) follow()
     signal.addEventListener('abort', follow)

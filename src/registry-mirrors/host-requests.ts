@@ -16,7 +16,7 @@ export interface Asking {
   readonly auth: PullAuth
   readonly signal: AbortSignal
   readonly log: Logger
-  readonly connectLead?: ConnectLead
+  readonly connectLead?: ConnectLead | undefined
 }
 
 /** What is asked of a host about the image. */

@@ -60,9 +60,9 @@ test('a refusal whose text does not arrive is a refusal all the same', { timeout
   const [mirror, good] = [await t.registry(), await t.registry()]
   // The head promises a body that never comes.
   mirror.fault = () => ({ kind: 'status', status: 403, headers: { 'content-length': '100' } })
-  const some = t.client({ configPath: await t.through(mirror, good), health: { headStartMs: 2 ** 30, knownHeadStartMs: 2 ** 30 } })
+  const some = t.client({ configPath: await t.through(mirror, good), stallTimeoutMs: 300, health: { headStartMs: 2 ** 30, knownHeadStartMs: 2 ** 30 } })
   assert.equal((await some.fetchManifest(ref, manifest, null, ctx)).host, good.host)
-  await failure(t.client({ configPath: await t.through(mirror) }).fetchManifest(ref, manifest, null, ctx), Code.PERMISSION_DENIED, /403 forbidden/)
+  await failure(t.client({ configPath: await t.through(mirror), stallTimeoutMs: 300 }).fetchManifest(ref, manifest, null, ctx), Code.PERMISSION_DENIED, /403 forbidden/)
 })
 
 test('a manifest that comes compressed is what it was, and its size not what was sent', async () => {
