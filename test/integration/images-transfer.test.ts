@@ -37,7 +37,7 @@ function noise(sizeBytes: number): Buffer {
 }
 
 async function images(content: ContentDir): Promise<void> {
-  const all = [['ranges', 1, 9 * MiB], ['broken', 1, 9 * MiB], ['stopped', 1, 9 * MiB], ['killed', 1, 9 * MiB], ['plain', 1, 9 * MiB], ['one', 4, 4096], ['two', 4, 4096], ['slow', 3, 2 * MiB], ['queued', 1, 4096], ['silent', 1, 4096], ['log', 2, 4096], ['lost', 2, 4096]] as const
+  const all = [['ranges', 1, 9 * MiB], ['broken', 1, 9 * MiB], ['stopped', 1, 9 * MiB], ['killed', 1, 9 * MiB], ['plain', 1, 9 * MiB], ['one', 4, 4096], ['two', 4, 4096], ['slow', 3, 2 * MiB], ['queued', 1, 4096], ['silent', 1, 4096], ['log', 2, 4096], ['lost', 2, 4096], ['lowest', 3, 2 * MiB]] as const
   for (const [name, layers, size] of all) {
     const stored = []
     for (let at = 0; at < layers; at++) stored.push(await addLayer(content, [file(`${name}-${at}`, noise(size))], 'oci', 'none'))
@@ -158,6 +158,16 @@ describe('transfers of a pull', { skip: skipUnlessRoot }, () => {
     const { layers } = await parts('silent')
     fault({ match: (request) => request.reference === layers[0]?.digest, action: { kind: 'stall', afterBytes: 100 } })
     assert.match(await failureOf(pull(node, `${host}/t/silent:1`)), /^DEADLINE_EXCEEDED: .*no byte arrived for 2 s \(image_pull_progress_timeout\)/)
+  })
+
+  it('brings the layers above one that does not come', async () => {
+    const { layers: [lowest, ...others] } = await parts('lowest')
+    fault({ match: (request) => request.reference === lowest?.digest, action: { kind: 'stall', afterBytes: MiB } })
+    const leaving = new AbortController()
+    const failure = failureOf(pull(node, `${host}/t/lowest:1`, { signal: leaving.signal }))
+    await eventually('the other layers', async () => (await Promise.all(others.map(async ({ digest }) => node.api.content.info(node.ctx, digest)))).every((info) => info !== undefined))
+    leaving.abort()
+    assert.match(await failure, /^CANCELLED/)
   })
 
   it('lets containerd delete the layers that are unpacked, and a pod runs all the same (discard_unpacked_layers)', async () => {
