@@ -62,6 +62,8 @@ export class BlobFetcher {
   readonly #transfers: BoundedQueue
   readonly #ranges: RangeSettings
   readonly #mutex = new KeyedMutex()
+  /** By digest of what is wanted: by how many, and what aborts when there is more than one. */
+  readonly #wanted = new Map<string, { count: number; readonly urgent: AbortController }>()
 
   constructor(options: BlobFetcherOptions) {
     this.#content = options.content
@@ -91,24 +93,38 @@ export class BlobFetcher {
   /** A large blob, streamed; when it is there already only its labels are completed. */
   async fetch(ctx: Ctx, source: PullSource, blob: WantedBlob): Promise<void> {
     const { descriptor } = blob
-    await this.#mutex.run(descriptor.digest, async () => {
-      const avoid: string[] = []
-      for (let attempt = 1; ; attempt++) {
-        try {
-          await this.#download(ctx, source, blob, avoid)
-          return
-        } catch (error) {
-          if (!(error instanceof WrongBytes)) throw error
-          ctx.log.warn({ digest: descriptor.digest, hosts: error.hosts, attempt }, 'a layer arrived with wrong bytes: thrown away')
-          avoid.push(...error.hosts)
-          await this.#content.abort(ctx, ingestRef(descriptor), source.lease)
-          if (attempt >= maxAttempts) throw new CriError(Code.DATA_LOSS, `${descriptor.digest} of ${source.ref.name} arrived with wrong bytes ${attempt} times (from ${error.hosts.join(', ')})`, { reason: 'CONTENT', cause: error })
-        }
-      }
-    }, ctx.signal)
+    const { digest } = descriptor
+    const wanted = this.#wanted.get(digest) ?? { count: 0, urgent: new AbortController() }
+    this.#wanted.set(digest, wanted)
+    wanted.count += 1
+    // It may be the lowest layer of this pull, and one of the highest of that which brings it.
+    if (wanted.count > 1) wanted.urgent.abort()
+    try {
+      await this.#mutex.run(digest, () => this.#fetch(ctx, source, blob, wanted.urgent.signal), ctx.signal)
+    } finally {
+      wanted.count -= 1
+      if (wanted.count === 0) this.#wanted.delete(digest)
+    }
   }
 
-  async #download(ctx: Ctx, source: PullSource, blob: WantedBlob, avoid: readonly string[]): Promise<void> {
+  async #fetch(ctx: Ctx, source: PullSource, blob: WantedBlob, urgent: AbortSignal): Promise<void> {
+    const { descriptor } = blob
+    const avoid: string[] = []
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#download(ctx, source, blob, { avoid, urgent })
+        return
+      } catch (error) {
+        if (!(error instanceof WrongBytes)) throw error
+        ctx.log.warn({ digest: descriptor.digest, hosts: error.hosts, attempt }, 'a layer arrived with wrong bytes: thrown away')
+        avoid.push(...error.hosts)
+        await this.#content.abort(ctx, ingestRef(descriptor), source.lease)
+        if (attempt >= maxAttempts) throw new CriError(Code.DATA_LOSS, `${descriptor.digest} of ${source.ref.name} arrived with wrong bytes ${attempt} times (from ${error.hosts.join(', ')})`, { reason: 'CONTENT', cause: error })
+      }
+    }
+  }
+
+  async #download(ctx: Ctx, source: PullSource, blob: WantedBlob, how: Attempt): Promise<void> {
     const { descriptor, labels, rank, stored } = blob
     const writer = await this.#content.openWriter(ctx, { ref: ingestRef(descriptor), digest: descriptor.digest, sizeBytes: descriptor.sizeBytes, lease: source.lease })
     if (writer === undefined) {
@@ -124,7 +140,7 @@ export class BlobFetcher {
       if (writer.offsetBytes < descriptor.sizeBytes) {
         if (writer.offsetBytes > 0) ctx.log.info({ digest: descriptor.digest, offsetBytes: writer.offsetBytes, sizeBytes: descriptor.sizeBytes }, 'going on with an interrupted download')
         // What an earlier one left may be what is wrong: a crash leaves gaps, a power cut zeros.
-        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, descriptor, writer, rank, avoid)]
+        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, blob, writer, how)]
         if (isWhole) hosts = served
       }
       try {
@@ -144,7 +160,7 @@ export class BlobFetcher {
   }
 
   /** Brings what is missing. Returns the URLs of the hosts that served. */
-  async #transfer(ctx: Ctx, source: PullSource, descriptor: Descriptor, writer: ContentWriter, rank: number, avoid: readonly string[]): Promise<readonly string[]> {
+  async #transfer(ctx: Ctx, source: PullSource, { descriptor, rank }: WantedBlob, writer: ContentWriter, { avoid, urgent }: Attempt): Promise<readonly string[]> {
     let storedBytes = writer.offsetBytes
     const { digest, sizeBytes } = descriptor
     const served = new Set<string>()
@@ -171,7 +187,7 @@ export class BlobFetcher {
     const opened = Promise.withResolvers<void>()
     /** Its place among the transfers lasts as long as bytes are awaited, and the watchdog looks at it only then. */
     const inTurn = async (signal: AbortSignal, place: number, work: (turn: Turn) => Promise<void>): Promise<void> => {
-      using turn = source.precedence.enter(rank + place)
+      using turn = source.precedence.enter(rank + place, urgent)
       await turn.begin(signal)
       await this.#transfers.add(() => source.watch(() => work(turn)), { signal })
     }
@@ -223,6 +239,13 @@ export class BlobFetcher {
     const others = Array.from({ length: count - 1 }, (_, index) => ({ begin: endOf(index + 1), end: endOf(index + 2), isTaken: false }))
     return [{ begin: from, end: endOf(1), isTaken: true }, ...others]
   }
+}
+
+interface Attempt {
+  /** URLs of hosts that sent wrong bytes. */
+  readonly avoid: readonly string[]
+  /** Aborts when another pull waits for the blob. */
+  readonly urgent: AbortSignal
 }
 
 interface Part {

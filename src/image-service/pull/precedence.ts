@@ -24,9 +24,13 @@ export class Precedence {
     this.#now = now
   }
 
-  /** A transfer of the layer `rank`, counted from the lowest; a fraction is the place among its ranges. It waits at first; it ends when it is disposed of. */
-  enter(rank: number): Turn {
+  /**
+   * A transfer of the layer `rank`, counted from the lowest; a fraction is the place among its ranges. It waits at first; it ends when it is disposed of. It is
+   * not held back any more when `urgent` aborts.
+   */
+  enter(rank: number, urgent?: AbortSignal): Turn {
     const turn = new Turn(rank, {
+      urgent,
       isBehind: () => [...this.#turns].some((other) => other.rank < rank && !other.isIdle),
       held: this.#held,
       now: this.#now,
@@ -38,6 +42,7 @@ export class Precedence {
 }
 
 interface Others {
+  readonly urgent: AbortSignal | undefined
   readonly isBehind: () => boolean
   /** Those that are held back look again when one of these is called. */
   readonly held: Set<() => void>
@@ -78,18 +83,21 @@ export class Turn implements Disposable {
   }
 
   async #come(signal: AbortSignal, longestMs: number): Promise<void> {
-    const { held, isBehind } = this.#others
-    if (!isBehind()) return
+    const { held, isBehind, urgent } = this.#others
+    if (urgent?.aborted === true || !isBehind()) return
     const free = Promise.withResolvers<void>()
     const look = (): void => {
       if (!isBehind()) free.resolve()
     }
     held.add(look)
     const timer = setTimeout(free.resolve, longestMs)
+    const hurry = (): void => free.resolve()
+    urgent?.addEventListener('abort', hurry, { once: true })
     try {
       await abortable(free.promise, signal)
     } finally {
       clearTimeout(timer)
+      urgent?.removeEventListener('abort', hurry)
       held.delete(look)
     }
   }
