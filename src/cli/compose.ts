@@ -1,4 +1,4 @@
-import { access, mkdir } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bandwidthFromAnnotations } from '../cni/bandwidth.ts'
 import { KeyedMutex } from '../concurrency/keyed-mutex.ts'
@@ -30,6 +30,7 @@ import { findImage, requireContainerImage, requireVolumeImage } from '../image-s
 import { ImageUnpacker } from '../image-service/unpack-image.ts'
 import { cleanIdmapped } from '../linux/idmapped-rootfs.ts'
 import { Linux } from '../linux/linux.ts'
+import { pathExists } from '../linux/path-exists.ts'
 import { Background } from '../observability/background.ts'
 import { backgroundCtx, type Ctx } from '../observability/context.ts'
 import type { Logger } from '../observability/logger.ts'
@@ -161,7 +162,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
   selinux.follow([sandboxes, containers])
   const specs = new SpecWiring({
     selinux,
-    settings, facts, layout, imageUsers, features, userNamespaces, exists: (path) => access(path).then(() => true, () => false),
+    settings, facts, layout, imageUsers, features, userNamespaces, exists: pathExists,
     classes: new ResourceClasses({ settings, log, statPath: (path) => linux.statPath(path) }),
     cdi: settings.enableCdi ? new CdiSpecifications({ dirs: settings.cdiSpecDirs, log, lstat: (path) => linux.statPath(path, { followSymlinks: false }) }) : undefined,
   })

@@ -1,9 +1,10 @@
-import { access, type FileHandle, open as openFile } from 'node:fs/promises'
+import { type FileHandle, open as openFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pause } from '../concurrency/deadline.ts'
 import { Code, CriError, isAlreadyExists, isNotFound } from '../errors/cri-error.ts'
 import { content_WriteAction, type content_Info, type content_Status, type content_WriteContentRequest, type content_WriteContentResponse } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
+import { pathExists } from '../linux/path-exists.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { ContainerdClient, TypedUpload } from './client.ts'
 import { IngestFile, takeLinked } from './ingest-file.ts'
@@ -338,7 +339,7 @@ export class ContentWriter {
       this.#isLinked = await this.#note(ctx, labels)
       if (this.#isLinked) return true
       // It is gone when containerd collected garbage just then.
-      if (await access(path).then(() => true, () => false)) {
+      if (await pathExists(path)) {
         store.links = false
         ctx.log.info({ digest }, 'containerd does not take a blob that is in its store already (content_sharing_policy): from now on it reads what was written')
         return false
@@ -351,7 +352,7 @@ export class ContentWriter {
   async #note(ctx: Ctx, labels: Readonly<Record<string, string>>): Promise<boolean> {
     const { digest, sizeBytes } = this.#options
     const content = new ContentService(this.#client)
-    const ref = linkedRef(digest)
+    const ref = `${linkedPrefix}${digest}`
     const second = await content.openWriter(ctx, { ...this.#options, ref, direct: false })
     if (second === undefined) {
       await content.setLabels(ctx, digest, labels)
@@ -475,11 +476,6 @@ async function openBlob(root: string, digest: string): Promise<FileHandle | unde
   } catch {
     return undefined
   }
-}
-
-/** Under this name containerd is told of a blob that is in its store. */
-function linkedRef(digest: string): string {
-  return `${linkedPrefix}${digest}`
 }
 
 /** What a blob's file is called. Undefined for a digest that no store has. */

@@ -1,5 +1,5 @@
-import { access } from 'node:fs/promises'
 import { join } from 'node:path'
+import { pathExists } from '../linux/path-exists.ts'
 
 const fileSystems = ['btrfs', 'ext4', 'f2fs']
 
@@ -9,6 +9,6 @@ const fileSystems = ['btrfs', 'ext4', 'f2fs']
  */
 export async function mayUseVerity(containerdVersion: string, sysfs = '/sys'): Promise<boolean> {
   if (/^v?[01]\./.test(containerdVersion)) return false
-  const known = await Promise.all(fileSystems.map((name) => access(join(sysfs, 'fs', name, 'features/verity')).then(() => true, () => false)))
+  const known = await Promise.all(fileSystems.map((name) => pathExists(join(sysfs, 'fs', name, 'features/verity'))))
   return known.includes(true)
 }

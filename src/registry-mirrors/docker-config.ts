@@ -1,5 +1,6 @@
 import { failedPrecondition } from '../errors/cri-error.ts'
 import { canonicalRegistry } from './image-ref.ts'
+import { isObject } from './json.ts'
 
 /** One entry of `auths`; as in the file, not decoded. */
 export interface DockerAuth {
@@ -75,8 +76,4 @@ function authOf(entry: Readonly<Record<string, unknown>>): DockerAuth {
 
 function text(value: unknown): string {
   return typeof value === 'string' ? value : ''
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { readBody } from './body-reader.ts'
 import { safeText } from './failures.ts'
+import { isObject } from './json.ts'
 
 const maxBytes = 64 * 1024
 /** What is written about a refusal is worth waiting for, but not for long. */
@@ -41,8 +42,4 @@ function withoutSecrets(text: string, secrets: readonly string[]): string {
   const repeated = secrets.filter((secret) => secret !== '' && text.includes(secret))
   if (repeated.some((secret) => secret.length < 4)) return ''
   return safeText(repeated.reduce((rest, secret) => rest.replaceAll(secret, '…'), text), maxLength)
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

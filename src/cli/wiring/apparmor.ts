@@ -1,9 +1,10 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { access, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { errnoOf, messageOf } from '../../errors/cri-error.ts'
+import { pathExists } from '../../linux/path-exists.ts'
 import type { Logger } from '../../observability/logger.ts'
 import { DEFAULT_APPARMOR_PROFILE } from '../../oci-spec/apparmor.ts'
 import { apparmorProfileText, loadedProfiles } from '../../oci-spec/apparmor-profile.ts'
@@ -114,7 +115,7 @@ export class ApparmorProfiles {
   }
 
   async #text(): Promise<string> {
-    const there = async (path: string): Promise<boolean> => access(join(this.#configDir, path)).then(() => true, () => false)
+    const there = async (path: string): Promise<boolean> => pathExists(join(this.#configDir, path))
     const [abi, tunables, abstractions, managerProfile] = await Promise.all([there('abi/3.0'), there('tunables/global'), there('abstractions/base'), this.#options.managerProfile()])
     return apparmorProfileText(DEFAULT_APPARMOR_PROFILE, { abi, tunables, abstractions, managerProfile })
   }

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { access, mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rmdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ContainerHost } from '../../container/deps.ts'
 import { CriError, invalidArgument, isNotFound } from '../../errors/cri-error.ts'
@@ -10,6 +10,7 @@ import type { Linux } from '../../linux/linux.ts'
 import { hostDevices } from '../../linux/host-devices.ts'
 import { makeFifosAt } from '../../linux/fifos.ts'
 import { mountOf } from '../../linux/mountinfo.ts'
+import { pathExists } from '../../linux/path-exists.ts'
 import type { SandboxHost } from '../../sandbox/deps.ts'
 
 /** A big tree on a slow disk; nothing waits for it but the removal of what it belonged to. */
@@ -84,6 +85,6 @@ export function hostPort(linux: Linux, scratchDir: string): SandboxHost & Contai
  * containerd has its files. Rejects when one cannot be.
  */
 export async function syncFileSystems(paths: readonly (string | undefined)[]): Promise<void> {
-  const known = await Promise.all(paths.map(async (path) => path !== undefined && await access(path).then(() => true, () => false)))
+  const known = await Promise.all(paths.map(async (path) => path !== undefined && await pathExists(path)))
   await promisify(execFile)('sync', known.every(Boolean) ? ['--file-system', ...paths.filter((path) => path !== undefined)] : [])
 }

@@ -7,7 +7,7 @@ import type { Containerd } from '../../containerd/containerd.ts'
 import { Code, CriError, isAlreadyExists, isNotFound, messageOf } from '../../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../../observability/context.ts'
 import type { PullAuth } from '../../registry-mirrors/credentials.ts'
-import { matchesDigest } from '../../registry-mirrors/digest.ts'
+import { matchesDigest, shortDigest } from '../../registry-mirrors/digest.ts'
 import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, PassOver, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import { labels as criLabels } from '../../state/metadata.ts'
@@ -429,7 +429,7 @@ function noteOf(request: PullRequest, descriptor: Descriptor, target: Target): P
 function servedBy(tracker: PullTracker): { readonly resolvedBy: string | undefined; readonly documentsFrom: readonly string[]; readonly layersFrom: Readonly<Record<string, Readonly<Record<string, number>>>>; readonly passedOver: PullView['passedOver'] } {
   const { resolvedBy, documentsFrom, layers, passedOver } = tracker.view()
   const fetched = layers.filter(({ from }) => Object.keys(from).length > 0).slice(0, maxLoggedLayers)
-  return { resolvedBy, documentsFrom, layersFrom: Object.fromEntries(fetched.map(({ digest, from }) => [digest.slice(0, digest.indexOf(':') + 13), from])), passedOver }
+  return { resolvedBy, documentsFrom, layersFrom: Object.fromEntries(fetched.map(({ digest, from }) => [shortDigest(digest), from])), passedOver }
 }
 
 function listening(ctx: Ctx, { tracker }: PullSource): Ctx & PassOver {
