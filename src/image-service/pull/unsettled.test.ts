@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readdirSync } from 'node:fs'
 import { mkdtempDisposable, open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -39,6 +40,26 @@ test('a stop in order settles the pulls that have ended, and no others; what the
   third()
   await pulls.close(10)
   assert.equal((await readdir(dir.path)).length, 2)
+})
+
+test('a stop waits for the notes that are being settled at that moment', async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), 'cri-shim-unsettled-'))
+  const syncing = Promise.withResolvers<void>()
+  const disk = Promise.withResolvers<void>()
+  const pulls = new UnsettledPulls({
+    containerd: {} as Containerd, dir: dir.path, ctx: backgroundCtx(createLogger('fatal'), 'test'), settleMs: 0,
+    sync: async () => {
+      syncing.resolve()
+      await disk.promise
+    },
+  })
+  const end = await pulls.begin({ names: ['a'], snapshotter: 'overlayfs', digests: [], snapshots: [] })
+  end()
+  await syncing.promise
+  const closed = pulls.close(60_000)
+  disk.resolve()
+  await closed
+  assert.deepEqual(readdirSync(dir.path), [])
 })
 
 test('what is pulled again while it is not settled is in question from its first pull on, and stays so until a sync that began after the last one', async () => {

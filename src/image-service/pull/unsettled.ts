@@ -66,6 +66,7 @@ export class UnsettledPulls {
   /** Notes of another boot, by snapshotters that were away when they were read. */
   readonly #distrusted = new Map<string, Map<string, StoredNote>>()
   readonly #mutex = new KeyedMutex()
+  readonly #settling = new KeyedMutex()
   #isSettling = false
   #boot: string | undefined
 
@@ -180,7 +181,6 @@ export class UnsettledPulls {
 
   /** When the service stops in order, as it does before the machine is shut down: what has ended is settled now. What the disk does not take in time stays noted. */
   async close(timeoutMs: number): Promise<void> {
-    if (this.#ended().length === 0) return
     try {
       await withDeadline('syncing pulled images to the disk', timeoutMs, () => this.#syncEnded())
     } catch (error) {
@@ -192,8 +192,14 @@ export class UnsettledPulls {
     return [...this.#unsettled].filter(([, { running }]) => running === 0)
   }
 
+  /** One at a time: whoever stops the service waits for the notes that are just being removed, too. */
   async #syncEnded(): Promise<void> {
+    await this.#settling.run('', () => this.#syncAndForget())
+  }
+
+  async #syncAndForget(): Promise<void> {
     const batch = this.#ended().map(([file, entry]) => ({ file, entry, begun: entry.begun }))
+    if (batch.length === 0) return
     await this.#options.sync([...new Set(batch.map(({ entry }) => entry.snapshotter))])
     for (const { file, entry, begun } of batch) {
       // What was pulled again meanwhile is not settled.
