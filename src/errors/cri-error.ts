@@ -66,6 +66,8 @@ export const failedPrecondition = (message: string, options?: CriErrorOptions): 
 export const unavailable = (message: string, options?: CriErrorOptions): CriError => new CriError(Code.UNAVAILABLE, message, options)
 export const resourceExhausted = (message: string, options?: CriErrorOptions): CriError => new CriError(Code.RESOURCE_EXHAUSTED, message, options)
 export const deadlineExceeded = (message: string, options?: CriErrorOptions): CriError => new CriError(Code.DEADLINE_EXCEEDED, message, options)
+/** Somebody else's call came between: the same call may succeed now. */
+export const aborted = (message: string, options?: CriErrorOptions): CriError => new CriError(Code.ABORTED, message, options)
 export const internal = (message: string, options?: CriErrorOptions): CriError => new CriError(Code.INTERNAL, message, options)
 
 /** Whether an error says that the thing is not there. */

@@ -1,4 +1,4 @@
-import { invalidArgument, internal } from '../errors/cri-error.ts'
+import { aborted, invalidArgument } from '../errors/cri-error.ts'
 import { inKubeletsWords } from '../errors/registry-unavailable.ts'
 import type { PullImageRequest, PullImageResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
@@ -31,6 +31,6 @@ export async function pullNow(deps: Pick<Deps, 'pulls' | 'catalog' | 'images'>, 
   const pulled = await deps.pulls.pull(ctx, request)
   for (const name of pulled.names) await deps.catalog.refresh(ctx, name)
   const image = deps.images.byId(pulled.id)
-  if (image === undefined) throw internal(`image ${request.ref.toString()} was pulled and is gone again: it was removed at the same moment; pull it again`, { reason: 'ImageVanished' })
+  if (image === undefined) throw aborted(`image ${request.ref.toString()} was pulled and is gone again: it was removed at the same moment; pull it again`, { reason: 'ImageVanished' })
   return image
 }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Containerd } from '../containerd/containerd.ts'
-import { CriError, failedPrecondition, isNotFound } from '../errors/cri-error.ts'
+import { aborted, CriError, failedPrecondition, isNotFound } from '../errors/cri-error.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { displayName } from '../state/image-names.ts'
 import type { Image } from '../state/records.ts'
@@ -68,7 +68,7 @@ export class ImageUnpacker {
         failure = error
       }
     }
-    throw CriError.from(failure ?? failedPrecondition(`image ${displayName(image)} was removed at this moment: pull it again`, { reason: 'ImageVanished' }))
+    throw CriError.from(failure ?? aborted(`image ${displayName(image)} was removed at the same moment: pull it again`, { reason: 'ImageVanished' }))
   }
 
   async #unpack(ctx: Ctx, { manifest, manifestDigest, config }: StoredImage, options: { readonly snapshotter: string; readonly lease: string; readonly syncFs: boolean }): Promise<void> {
