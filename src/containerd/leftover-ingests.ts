@@ -1,6 +1,6 @@
 import type { Ctx } from '../observability/context.ts'
 import type { Containerd } from './containerd.ts'
-import { linkedPrefix } from './content.ts'
+import { linkedPrefix } from './content-writer.ts'
 
 /** The refs of a pull's ingests end in the digest of what is brought. */
 const digestAtEnd = /-(sha(?:256|384|512):[0-9a-f]+)$/
