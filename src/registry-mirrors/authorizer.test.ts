@@ -335,3 +335,81 @@ test('signed URLs and tokens stay out of errors and logs, wherever they come fro
   storage.fault = () => ({ kind: 'status', status: 200, body: '{"token": "SIGNED-0123456789\\nx: y"}' })
   await failure(client().resolve(image, null, ctx), Code.UNAVAILABLE, /its answer has no token/)
 })
+
+test('what a registry repeats of a credential is not shown', async () => {
+  const [own, storage] = [await registry(), await registry()]
+  const image = parseImageRef(`${own.host}/team/app:1.0`)
+  const auth = { username: 'user', password: 'hunter2' }
+  const detail = (message: string): string => JSON.stringify({ errors: [{ code: 'DENIED', message }] })
+  const refuse = (message: string): void => {
+    own.fault = ({ path: asked, headers }) => (asked !== '/token' && headers.authorization !== undefined ? { kind: 'status', status: 403, body: detail(message) } : undefined)
+  }
+  own.auth = { kind: 'basic', username: 'user', password: 'hunter2' }
+  const forms: readonly (readonly [string, string])[] = [
+    ['got hunter2', ': got …'], [`got ${basic('user', 'hunter2')}`, ': got Basic …'], [`got ${basic('user', 'hunter2').slice(6)}`, ': got …'], ['got %68unter2', ''], ['got h u n t e r 2', ''], ['no such image', ': no such image'],
+  ]
+  for (const [message, said] of forms) {
+    refuse(message)
+    await failure(client().resolve(image, auth, ctx), Code.PERMISSION_DENIED, new RegExp(`: 403 forbidden${said === '' ? '' : ` \\(DENIED${said}\\)`} \\(check`))
+  }
+  own.auth = { kind: 'bearer', check: () => 'token-SIGNED-0123456789' }
+  refuse('no token-SIGNED-0123456789')
+  await failure(client().resolve(image, null, ctx), Code.PERMISSION_DENIED, /403 forbidden \(DENIED: no …\)/)
+  // What a hosts.toml or the settings send, and what signs the URL of a redirect.
+  own.auth = undefined
+  own.fault = () => ({ kind: 'status', status: 403, body: detail('key mirror-secret, other hunter2') })
+  const configPath = await certsD(`server = "${own.url}"\n[header]\nX-Api-Key = "mirror-secret"\n`)
+  await failure(client({ configPath, headers: { Authorization: ['Bearer hunter2'] } }).resolve(ref, null, ctx), Code.PERMISSION_DENIED, /403 forbidden \(DENIED: key …, other …\)/)
+  own.fault = ({ path: asked }) => ({ kind: 'redirect', location: `${storage.url}${asked}?x=SIGNED-0123456789` })
+  storage.fault = () => ({ kind: 'status', status: 403, body: detail('computed SIGNED-0123456789') })
+  await failure(client().resolve(image, null, ctx), Code.PERMISSION_DENIED, /403 forbidden \(DENIED: computed …\)/)
+})
+
+test('what a hostile registry calls a token, a name or a time is bounded', async () => {
+  const own = await registry()
+  const image = parseImageRef(`${own.host}/team/app:1.0`)
+  const some = client()
+  let asked = 0
+  const token = (body: unknown): void => {
+    own.fault = (request) => (request.path === '/token' && ++asked > 0 ? { kind: 'status', status: 200, body: JSON.stringify(body) } : undefined)
+  }
+  own.auth = { kind: 'bearer', check: () => undefined }
+  token({ token: 'a'.repeat(40_000) })
+  await failure(some.resolve(image, null, ctx), Code.UNAVAILABLE, /its token has 40000 characters, the limit is 32768/)
+  token({ token: 'a'.repeat(400_000) })
+  await failure(some.resolve(image, null, ctx), Code.DATA_LOSS, /its answer is larger than/)
+  asked = 0
+  token({ token: 'good', expires_in: 1e306 })
+  own.validTokens.add('good')
+  for (let times = 0; times < 3; times++) await some.resolve(image, null, ctx)
+  assert.equal(asked, 1, 'for ever is a time like another one')
+  const long = 'a'.repeat(100_000)
+  const reasons: string[] = []
+  for (const [name, value] of [['www-authenticate', `Bearer realm="http://${long}/"`], ['www-authenticate', 'x, '.repeat(10_000)], ['location', `https://${long}/`], ['location', `${long}://x`]] as const) {
+    own.fault = () => ({ kind: 'status', status: name === 'location' ? 307 : 401, headers: { [name]: value } })
+    await assert.rejects(client().resolve(image, null, { ...ctx, passedOver: (_host, why) => reasons.push(why) }))
+  }
+  assert.ok(reasons.length >= 4 && reasons.every((reason) => reason.length < 400), reasons.map((reason) => reason.length).join())
+})
+
+test('a token that a registry refuses with 403 is not the last word, unless it was given just now', async (context) => {
+  const own = await registry()
+  const image = parseImageRef(`${own.host}/team/app:1.0`)
+  let issued = 0
+  own.auth = { kind: 'bearer', expiresIn: 3600, check: () => `token-${++issued}` }
+  // As some registries tell that a token has run out, and all of them that it was for less.
+  own.fault = ({ headers }) => (headers.authorization === 'Bearer token-1' && issued === 1 && later > 0 ? { kind: 'status', status: 403 } : undefined)
+  let later = 0
+  const now = performance.now.bind(performance)
+  context.mock.method(performance, 'now', () => now() + later)
+  const some = client()
+  await some.resolve(image, null, ctx)
+  later = 60_000
+  await some.resolve(image, null, ctx)
+  assert.equal(issued, 2)
+  own.fault = ({ headers }) => (headers.authorization?.startsWith('Bearer ') === true ? { kind: 'status', status: 403 } : undefined)
+  await failure(some.resolve(image, null, ctx), Code.PERMISSION_DENIED, /403 forbidden/)
+  assert.ok(issued <= 4, `${issued} tokens`)
+  own.fault = () => undefined
+  await some.resolve(image, null, ctx)
+})

@@ -5,13 +5,16 @@ import { discardBody, readBody } from './body-reader.ts'
 import { type Challenge, parseChallenges } from './challenge.ts'
 import { basicAuthorization, type Credential, fingerprint, passwordForm, withProblem } from './credentials.ts'
 import { readDetail } from './error-detail.ts'
-import { failureOfError, HostFailure, retryAfter } from './failures.ts'
+import { failureOfError, HostFailure, retryAfter, safeText } from './failures.ts'
 import { hostName } from './host-url.ts'
 import type { RegistryHost } from './registry-host.ts'
+import { secretsInHeaders, secretsInQuery, secretsOf } from './secrets.ts'
 import type { Transport } from './transport.ts'
 
 interface Token {
   readonly value: string
+  /** By the clock that nobody sets. */
+  readonly givenAtMs: number
   readonly expiresAtMs: number
   /** A refresh token that takes the place of the one that was used. */
   readonly refreshToken?: string
@@ -31,10 +34,16 @@ export interface AuthScope {
 }
 
 const maxTokens = 1000
-const maxAnswerBytes = 1024 * 1024
+/** Servers take some 8 to 32 KiB of headers; a registry that anybody may name must not fill the memory with what it calls tokens. */
+const maxTokenLength = 32 * 1024
+const maxAnswerBytes = 256 * 1024
 const tokenTimeoutMs = 60_000
 /** The token specification's lifetime when the service names none, and the least that it may name. */
 const defaultLifetimeMs = 60_000
+/** A token that was given within this time says what is allowed now. */
+const freshMs = 10_000
+/** Nobody means more. */
+const maxLifetimeMs = 7 * 24 * 3_600_000
 
 /**
  * Answers a registry's challenges: Basic, and Bearer through a token service (the distribution project's token and oauth2
@@ -57,7 +66,7 @@ export class Authorizer {
   known(scope: AuthScope): string | undefined {
     if (scope.credential.kind === 'registry') return `Bearer ${scope.credential.token}`
     const token = this.#tokens.get(keyOf(scope))
-    return token !== undefined && token.expiresAtMs > Date.now() ? token.value : undefined
+    return token !== undefined && token.expiresAtMs > performance.now() ? token.value : undefined
   }
 
   /**
@@ -69,9 +78,21 @@ export class Authorizer {
     const current = this.#tokens.get(key)
     if (current !== undefined && current.value === sent) this.#tokens.delete(key)
     // Somebody else has a newer one by now.
-    else if (current !== undefined && current.expiresAtMs > Date.now()) return current.value
+    else if (current !== undefined && current.expiresAtMs > performance.now()) return current.value
     const token = await abortable(this.#ask(key, response, scope), scope.signal)
     return token.value
+  }
+
+  /**
+   * A 403 to what `sent` carried. A token says what was allowed when it was given, and some registries mean by 403 that it has run out: it is not used
+   * again. True when it was not given just now, so that another one may help.
+   */
+  denied(sent: string | undefined, scope: AuthScope): boolean {
+    const key = keyOf(scope)
+    const current = this.#tokens.get(key)
+    if (current === undefined || current.value !== sent || !Number.isFinite(current.expiresAtMs)) return false
+    this.#tokens.delete(key)
+    return performance.now() - current.givenAtMs > freshMs
   }
 
   /** Token requests under way fail. */
@@ -101,11 +122,11 @@ export class Authorizer {
     if (bearer !== undefined && credential.kind !== 'registry') return this.#bearerToken(bearer, scope)
     const basic = challenges.find((challenge) => challenge.scheme === 'basic')
     if (basic !== undefined && credential.kind === 'password') {
-      return { value: basicAuthorization(credential), expiresAtMs: Number.POSITIVE_INFINITY }
+      return { value: basicAuthorization(credential), givenAtMs: performance.now(), expiresAtMs: Number.POSITIVE_INFINITY }
     }
     if (credential.kind === 'registry') throw new HostFailure('unauthenticated', 'the registry token was refused')
     if (basic !== undefined) throw new HostFailure('unauthenticated', credential.kind === 'none' ? withProblem('needs a user name and password, and none is given', credential) : 'takes a user name and password, not an identity token')
-    const schemes = challenges.map(({ scheme }) => scheme.slice(0, 20)).join(', ')
+    const schemes = challenges.slice(0, 3).map(({ scheme }) => scheme.slice(0, 20)).join(', ')
     throw new HostFailure('unauthenticated', withProblem(`401 unauthorized, without a challenge that is understood${schemes === '' ? '' : ` (${schemes})`}`, credential))
   }
 
@@ -125,9 +146,9 @@ export class Authorizer {
     if (credential.kind === 'password' && (response.statusCode === 404 || response.statusCode === 405)) {
       await discardBody(response)
       const form = new URLSearchParams({ service, scope: scopes.join(' '), client_id: 'cri-shim', grant_type: 'password' })
-      return this.#post(realm, `${form.toString()}&${passwordForm(credential)}`, scope, [credential.password])
+      return this.#post(realm, `${form.toString()}&${passwordForm(credential)}`, scope)
     }
-    return this.#readToken(response, realm, scope, credential.kind === 'password' ? [credential.password, authorization ?? ''] : [])
+    return this.#readToken(response, realm, scope)
   }
 
   /** Exchanges a refresh token. A service may replace it with every use; the one that was given first is what is tried last. */
@@ -149,7 +170,7 @@ export class Authorizer {
     }
   }
 
-  async #post(realm: URL, body: string, scope: AuthScope, secrets: readonly string[]): Promise<Token> {
+  async #post(realm: URL, body: string, scope: AuthScope, secrets: readonly string[] = []): Promise<Token> {
     return this.#readToken(await this.#send(realm, { method: 'POST', body }, scope), realm, scope, secrets)
   }
 
@@ -165,9 +186,10 @@ export class Authorizer {
     }
   }
 
-  async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope, secrets: readonly string[]): Promise<Token> {
+  async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope, secrets: readonly string[] = []): Promise<Token> {
     const status = response.statusCode ?? 0
-    if (status < 200 || status > 299) throw refused(response, realm, scope, await readDetail(response, this.#idleTimeoutMs, secrets))
+    const sent = [...secrets, ...secretsOf(scope.credential), ...secretsInHeaders(scope.host.headers), ...secretsInQuery(realm)]
+    if (status < 200 || status > 299) throw refused(response, realm, scope, await readDetail(response, this.#idleTimeoutMs, sent))
     let body: unknown
     try {
       body = JSON.parse((await readBody(response, maxAnswerBytes, this.#idleTimeoutMs)).toString('utf8'))
@@ -177,11 +199,13 @@ export class Authorizer {
     const { token, access_token: access, expires_in: expires, refresh_token: refresh } = (typeof body === 'object' && body !== null ? body : {}) as Record<string, unknown>
     const value = typeof token === 'string' && token !== '' ? token : access
     if (typeof value !== 'string' || value === '' || /[^\x21-\x7e]/.test(value)) throw atService(realm, new HostFailure('server', 'its answer has no token'))
-    const lifetimeMs = Math.max(typeof expires === 'number' && expires > 0 ? expires * 1000 : 0, defaultLifetimeMs)
+    if (value.length > maxTokenLength) throw atService(realm, new HostFailure('server', `its token has ${value.length} characters, the limit is ${maxTokenLength}`))
+    const lifetimeMs = Math.min(Math.max(typeof expires === 'number' && expires > 0 ? expires * 1000 : 0, defaultLifetimeMs), maxLifetimeMs)
     // A token is not used in its last tenth, nor in its last ten seconds: it has to live until the request arrives.
+    const givenAtMs = performance.now()
     return {
-      value: `Bearer ${value}`, expiresAtMs: Date.now() + lifetimeMs - Math.max(lifetimeMs / 10, 10_000),
-      ...(typeof refresh === 'string' && refresh !== '' ? { refreshToken: refresh } : {}),
+      value: `Bearer ${value}`, givenAtMs, expiresAtMs: givenAtMs + lifetimeMs - Math.max(lifetimeMs / 10, 10_000),
+      ...(typeof refresh === 'string' && refresh !== '' && refresh.length <= maxTokenLength ? { refreshToken: refresh } : {}),
     }
   }
 }
@@ -222,7 +246,7 @@ function realmOf(challenge: Challenge, scope: AuthScope): URL {
   const secret = scope.credential.kind !== 'none' || Object.keys(scope.host.headers).some((name) => /auth|token|key|cookie/i.test(name))
   // A registry that is spoken to in plain HTTP may have its tokens from the same machine in the same way, not from elsewhere.
   if (secret && url.protocol === 'http:' && (scope.host.protocol === 'https' || hostName(url.host) !== hostName(scope.host.host))) {
-    throw new HostFailure('server', `its token service ${url.host} is plain HTTP: credentials are not sent there`)
+    throw new HostFailure('server', `its token service ${safeText(url.host, 80)} is plain HTTP: credentials are not sent there`)
   }
   return url
 }
@@ -240,5 +264,5 @@ function refused(response: IncomingMessage, realm: URL, scope: AuthScope, detail
 }
 
 function atService(realm: URL, failure: HostFailure): HostFailure {
-  return failure.with(`token service ${realm.host}: ${failure.message}`)
+  return failure.with(`token service ${safeText(realm.host, 80)}: ${failure.message}`)
 }

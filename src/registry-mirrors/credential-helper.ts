@@ -37,7 +37,7 @@ const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
 
 interface Kept {
   readonly answer: Promise<HelperCredential | undefined>
-  /** Infinity while it runs. */
+  /** By the clock that nobody sets; Infinity while it runs. */
   untilMs: number
 }
 
@@ -65,14 +65,14 @@ export class CredentialHelpers {
   async get(helper: string, server: string): Promise<HelperCredential | undefined> {
     const key = `${helper}\n${server}`
     const kept = this.#kept.get(key)
-    if (kept !== undefined && kept.untilMs > Date.now()) return kept.answer
+    if (kept !== undefined && kept.untilMs > performance.now()) return kept.answer
     const answer = this.#run(this.program(helper), server)
     const entry: Kept = { answer, untilMs: Number.POSITIVE_INFINITY }
     this.#kept.delete(key)
     this.#kept.set(key, entry)
     const oldest = this.#kept.keys().next().value
     if (this.#kept.size > maxKept && oldest !== undefined) this.#kept.delete(oldest)
-    answer.then((found) => { entry.untilMs = Date.now() + (found === undefined ? keepFailureMs : keepMs) }, () => { entry.untilMs = Date.now() + keepFailureMs })
+    answer.then((found) => { entry.untilMs = performance.now() + (found === undefined ? keepFailureMs : keepMs) }, () => { entry.untilMs = performance.now() + keepFailureMs })
     return answer
   }
 

@@ -191,6 +191,17 @@ test('helpers: asked once for all, kept for a while, asked again when what they 
   assert.deepEqual(await inDirectory.of(hostOf('one.example'), image, null), { kind: 'none', problem: 'there is no /nonexistent/docker-credential-counting', unreadable: true })
 })
 
+test('a clock that is set back does not make a failed helper fail for hours', async (context) => {
+  await helper('waking', 'test -e "$DIR/awake" || exit 1; printf \'{"Username":"me","Secret":"hunter2"}\'')
+  const some = credentials({ credentials: { 'one.example': { helper: 'waking' } } })
+  assert.equal((await some.of(hostOf('one.example'), image, null)).kind, 'none')
+  await writeFile(path.join(dir, 'awake'), '')
+  const [now, date] = [performance.now.bind(performance), Date.now()]
+  context.mock.method(Date, 'now', () => date - 86_400_000)
+  context.mock.method(performance, 'now', () => now() + 21_000)
+  assert.equal((await some.of(hostOf('one.example'), image, null)).kind, 'password')
+})
+
 test('helpers that fail are said by name, and nothing that they print is', async () => {
   await helper('nothing', 'echo "credentials not found in native keychain"; exit 1')
   await helper('failing', 'echo "no session with https://sts.example/?X-Amz-Signature=hunter2" >&2; exit 3')

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { readBody } from './body-reader.ts'
 import { safeText } from './failures.ts'
 import { isObject } from './json.ts'
+import { hideSecrets } from './secrets.ts'
 
 const maxBytes = 64 * 1024
 /** What is written about a refusal is worth waiting for, but not for long. */
@@ -10,13 +11,14 @@ const maxLength = 120
 
 /**
  * What a registry or a token service writes about its refusal, fit for an error: the first of its errors (OCI distribution specification, "Error Codes"), or
- * what token services say instead (RFC 6749, section 5.2, and Docker Hub's `details`). Empty when there is nothing of the kind. `secrets`: what was sent there.
+ * what token services say instead (RFC 6749, section 5.2, and Docker Hub's `details`). Empty when there is nothing of the kind. `secrets`: what was sent there, which they
+ * may repeat.
  */
-export async function readDetail(response: IncomingMessage, stallTimeoutMs: number, secrets: readonly string[] = []): Promise<string> {
+export async function readDetail(response: IncomingMessage, stallTimeoutMs: number, secrets: readonly string[]): Promise<string> {
   try {
     const text = (await readBody(response, maxBytes, Math.min(stallTimeoutMs, timeoutMs))).toString('utf8')
     const page = pages.find(({ says }) => says.test(text))
-    return page?.means ?? withoutSecrets(detailOf(JSON.parse(text)), secrets)
+    return page?.means ?? safeText(hideSecrets(detailOf(JSON.parse(text)), secrets), maxLength)
   } catch {
     return ''
   }
@@ -35,11 +37,4 @@ function detailOf(document: unknown): string {
   const first: unknown = Array.isArray(errors) ? errors[0] : undefined
   const parts = isObject(first) ? [first['code'], first['message']] : [error, description, details, message]
   return parts.filter((part) => typeof part === 'string' && part !== '').join(': ')
-}
-
-/** A service may repeat what it was given. */
-function withoutSecrets(text: string, secrets: readonly string[]): string {
-  const repeated = secrets.filter((secret) => secret !== '' && text.includes(secret))
-  if (repeated.some((secret) => secret.length < 4)) return ''
-  return safeText(repeated.reduce((rest, secret) => rest.replaceAll(secret, '…'), text), maxLength)
 }

@@ -31,7 +31,7 @@ export class HostFailure extends Error {
   readonly reached: boolean
 
   constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    super(clip(message, maxMessage), options.cause === undefined ? undefined : { cause: options.cause })
     this.kind = kind
     this.transient = options.transient ?? false
     this.retryAfterMs = options.retryAfterMs
@@ -47,6 +47,9 @@ export class HostFailure extends Error {
     return new HostFailure(kind, message, { transient, cause: this, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
   }
 }
+
+/** Whoever answers chose a part of the words. */
+const maxMessage = 600
 
 export interface FailedHost {
   readonly host: RegistryHost
@@ -206,6 +209,6 @@ const unreachable: Readonly<Record<string, { readonly text: string; readonly tra
 
 const statusText: Readonly<Record<number, string | undefined>> = {
   400: 'bad request', 401: 'unauthorized', 403: 'forbidden', 404: 'not found', 405: 'method not allowed', 406: 'not acceptable',
-  407: 'the HTTP proxy wants credentials', 408: 'request timeout', 410: 'gone',
-  416: 'range not satisfiable', 429: 'too many requests', 451: 'unavailable for legal reasons', 500: 'internal server error', 501: 'not implemented', 502: 'bad gateway', 503: 'service unavailable', 504: 'gateway timeout',
+  407: 'the HTTP proxy wants credentials', 408: 'request timeout', 410: 'gone', 414: 'URI too long',
+  416: 'range not satisfiable', 429: 'too many requests', 431: 'request header fields too large', 451: 'unavailable for legal reasons', 500: 'internal server error', 501: 'not implemented', 502: 'bad gateway', 503: 'service unavailable', 504: 'gateway timeout',
 }

@@ -7,7 +7,8 @@ import type { ConnectLead } from './dispatch.ts'
 import { readDetail } from './error-detail.ts'
 import { failureOfStatus, HostFailure } from './failures.ts'
 import type { ImageRef } from './image-ref.ts'
-import type { RegistryHost } from './registry-host.ts'
+import type { Headers, RegistryHost } from './registry-host.ts'
+import { secretsInAuthorization, secretsInHeaders, secretsInQuery, secretsOf } from './secrets.ts'
 import { type Answer, atTarget, type Transport } from './transport.ts'
 
 /** For which image, with which pull secret. */
@@ -34,12 +35,16 @@ export interface Answered {
   readonly response: IncomingMessage
   /** What the answer says if it is a refusal, with what the registry wrote about it. */
   readonly refusal: (detail: string) => HostFailure
+  /** What was sent, or is known to whoever answered, and must not be seen. */
+  readonly secrets: readonly string[]
 }
 
 export interface HostRequestsDeps {
   readonly transport: Transport
   readonly authorizer: Authorizer
   readonly credentials: Credentials
+  /** Sent to every host. */
+  readonly headers: Headers
   readonly stallTimeoutMs: number
 }
 
@@ -48,21 +53,23 @@ export class HostRequests {
   readonly #transport: Transport
   readonly #authorizer: Authorizer
   readonly #credentials: Credentials
+  readonly #headers: Headers
   readonly #stallTimeoutMs: number
 
-  constructor({ transport, authorizer, credentials, stallTimeoutMs }: HostRequestsDeps) {
+  constructor({ transport, authorizer, credentials, headers, stallTimeoutMs }: HostRequestsDeps) {
     this.#transport = transport
     this.#authorizer = authorizer
     this.#credentials = credentials
+    this.#headers = headers
     this.#stallTimeoutMs = stallTimeoutMs
   }
 
   /** A 2xx answer; anything else is a HostFailure with what the registry wrote about it. */
   async ask(host: RegistryHost, asking: Asking, question: Question): Promise<IncomingMessage> {
-    const { response, refusal } = await this.answer(host, asking, question)
+    const { response, refusal, secrets } = await this.answer(host, asking, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
-    const detail = await readDetail(response, this.#stallTimeoutMs)
+    const detail = await readDetail(response, this.#stallTimeoutMs, secrets)
     asking.signal.throwIfAborted()
     throw refusal(detail)
   }
@@ -74,8 +81,9 @@ export class HostRequests {
     const scope: AuthScope = { host, repository: ref.repository, credential, refused: () => void this.#credentials.refused(host, ref), signal, log }
     const url = new URL(`${host.url}/${ref.repository}/${question.object}`)
     if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
-    const answered = ({ response, redirected, url: from }: Answer): Answered => ({
+    const answered = ({ response, redirected, url: from, authorization: sent }: Answer): Answered => ({
       response,
+      secrets: [...secretsOf(credential), ...secretsInAuthorization(sent), ...secretsInAuthorization(authorization), ...secretsInHeaders(this.#headers), ...secretsInHeaders(host.headers), ...(redirected ? secretsInQuery(from) : [])],
       refusal: (detail) => {
         const failure = failureOfStatus(response.statusCode ?? 0, detail, response.headers)
         if (redirected) return atTarget(from, failure)
@@ -88,6 +96,11 @@ export class HostRequests {
     for (let [met, metElsewhere] = [false, false]; ;) {
       const answer = await this.#transport.send(host, { ...question, url, authorization, authorizationAt, connectLead, signal, log })
       const { response, redirected } = answer
+      if (response.statusCode === 403 && !redirected && !met && this.#authorizer.denied(authorization, scope)) {
+        await discardBody(response)
+        authorization = undefined
+        continue
+      }
       if (response.statusCode !== 401 || (redirected && (metElsewhere || !offersToken(response)))) return answered(answer)
       await discardBody(response)
       if (redirected) {
@@ -111,7 +124,8 @@ function anonymousAt(target: URL, scope: AuthScope): AuthScope {
   const there: RegistryHost = {
     ...host, url: target.origin, protocol: target.protocol === 'http:' ? 'http' : 'https', host: target.host, apiRoot: '', headers: {}, tls: { ...host.tls, clientPairs: [] }, ownRegistry: false,
   }
-  const repository = /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(target.pathname)?.[1] ?? scope.repository
+  // Longer than any: whoever redirects chose it, and tokens are kept under it.
+  const repository = /^\/v2\/(.{1,255})\/(?:manifests|blobs)\//.exec(target.pathname)?.[1] ?? scope.repository
   return { host: there, repository, credential: { kind: 'none' }, foreign: true, signal, log }
 }
 

@@ -123,7 +123,7 @@ export class RegistryClient {
     this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.hostStates())
     this.#authorizer = new Authorizer(this.#transport, this.#stallTimeoutMs)
     const credentials = new Credentials({ settings: options, env: options.env ?? process.env, warn: (warning) => this.#warnOnce(warning) })
-    this.#requests = new HostRequests({ transport: this.#transport, authorizer: this.#authorizer, credentials, stallTimeoutMs: this.#stallTimeoutMs })
+    this.#requests = new HostRequests({ transport: this.#transport, authorizer: this.#authorizer, credentials, headers: options.headers, stallTimeoutMs: this.#stallTimeoutMs })
     this.#documents = new DocumentRequests(this.#requests, this.#stallTimeoutMs)
   }
 

@@ -54,6 +54,7 @@ export interface Answer {
 const maxRedirects = 5
 const maxAgents = 64
 const rememberPlainMs = 60_000
+const maxPlain = 256
 const idleSocketMs = 30_000
 
 /**
@@ -65,7 +66,7 @@ export class Transport {
   readonly #tls: TlsLoader
   readonly #agents = new Map<string, http.Agent>()
   readonly #reads = new SocketReads()
-  /** Hosts that turned out not to speak TLS, until when that is believed. */
+  /** Hosts that turned out not to speak TLS, until when (by the clock that nobody sets) that is believed. */
   readonly #plain = new Map<string, number>()
   #closed = false
 
@@ -90,7 +91,7 @@ export class Transport {
       await discardBody(response)
       if (redirects === maxRedirects) throw new HostFailure('server', `more than ${maxRedirects} redirects`)
       if (request.believed === true && url.protocol === 'https:' && next.protocol === 'http:') {
-        throw new HostFailure('server', `redirects to plain HTTP (${next.host}), where a tag cannot be trusted`)
+        throw new HostFailure('server', `redirects to plain HTTP (${safeText(next.host, 80)}), where a tag cannot be trusted`)
       }
       url = next
     }
@@ -107,7 +108,7 @@ export class Transport {
     const copy = new URL(url)
     // Undecided only for the host itself, not for a token service elsewhere.
     if (host.protocol === 'https-or-http' && url.host === new URL(host.url).host) {
-      const plain = (this.#plain.get(host.host) ?? 0) > Date.now()
+      const plain = (this.#plain.get(host.host) ?? 0) > performance.now()
       copy.protocol = plain ? 'http:' : 'https:'
     }
     return copy
@@ -121,7 +122,7 @@ export class Transport {
     } catch (error) {
       request.signal.throwIfAborted()
       if (url.protocol === 'https:' && host.protocol === 'https-or-http' && own && speaksNoTls(error, host)) {
-        this.#plain.set(host.host, Date.now() + rememberPlainMs)
+        this.#rememberPlain(host.host)
         url.protocol = 'http:'
         request.log.debug({ registryHost: host.host }, 'the registry does not speak TLS: using plain HTTP')
         return this.#sendOnce(host, url, own, request)
@@ -129,6 +130,14 @@ export class Transport {
       if (url.protocol === 'http:' && host.protocol === 'https-or-http') this.#plain.delete(host.host)
       throw await tlsFailure(error, { url, host, own, seen }) ?? failureOfError(error)
     }
+  }
+
+  /** Names of this machine are as many as images may have. */
+  #rememberPlain(host: string): void {
+    this.#plain.delete(host)
+    this.#plain.set(host, performance.now() + rememberPlainMs)
+    const oldest = this.#plain.keys().next().value
+    if (this.#plain.size > maxPlain && oldest !== undefined) this.#plain.delete(oldest)
   }
 
   /** A kept connection may have been closed by the other side just now: that says nothing about the host, so ask again. */
@@ -215,7 +224,7 @@ async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL
   }
   if (target.protocol !== 'https:' && target.protocol !== 'http:') {
     await discardBody(response)
-    throw new HostFailure('server', `redirects to a ${target.protocol} address`)
+    throw new HostFailure('server', `redirects to a ${safeText(target.protocol, 20)} address`)
   }
   target.username = ''
   target.password = ''
