@@ -116,7 +116,7 @@ export class BodyReader {
     const lingered = await new Promise<boolean>((resolve) => {
       let linger: NodeJS.Timeout | undefined
       const timer = setTimeout(() => {
-        this.#fail(new HostFailure('unreachable', this.#stalled(), { transient: true, timedOut: true }))
+        this.#fail(new HostFailure('unreachable', this.#stalled(), { transient: true, timedOut: true, connected: true }))
         this.#response.destroy()
       }, Math.max(0, this.#stallTimeoutMs - this.#waitedMs))
       const over = (lingered: boolean): void => {

@@ -49,23 +49,23 @@ export async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage
     const module = url.protocol === 'https:' ? https : http
     const request = module.request(url, { agent, method, headers, signal, maxHeaderSize: maxHeadBytes })
     let timer: NodeJS.Timeout
-    const waitFor = (ms: number, what: string): void => {
+    const waitFor = (ms: number, what: string, isConnected: boolean): void => {
       clearTimeout(timer)
-      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true })), ms)
+      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true, connected: isConnected })), ms)
     }
     const lead = connectLead === undefined ? undefined : setTimeout(connectLead.overran, connectLead.ms)
     let stopLooking: (() => void) | undefined
     const connected = (): void => {
       seen.connected = true
       clearTimeout(lead)
-      waitFor(headerTimeoutMs, 'no answer')
+      waitFor(headerTimeoutMs, 'no answer', true)
     }
     const over = (): void => {
       clearTimeout(timer)
       clearTimeout(lead)
       stopLooking?.()
     }
-    waitFor(dialTimeoutMs, 'no connection')
+    waitFor(dialTimeoutMs, 'no connection', false)
     request.once('socket', (socket) => {
       if (!request.reusedSocket && isConnecting(socket)) {
         // A certificate that is not trusted ends the socket at once, and with it what there is to know of it.

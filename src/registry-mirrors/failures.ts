@@ -16,6 +16,8 @@ export interface FailureOptions {
   readonly retryAfterMs?: number
   /** It took a deadline to find out. */
   readonly timedOut?: boolean
+  /** The connection stood when the deadline came. */
+  readonly connected?: boolean
   /** Somebody was there, and what could not be agreed on is TLS. */
   readonly reached?: boolean
   readonly cause?: unknown
@@ -28,6 +30,7 @@ export class HostFailure extends Error {
   readonly transient: boolean
   readonly retryAfterMs: number | undefined
   readonly timedOut: boolean
+  readonly connected: boolean
   readonly reached: boolean
 
   constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
@@ -38,6 +41,7 @@ export class HostFailure extends Error {
     // A failure that is about another one (a token service's) took as long and came as far as that.
     const about = options.cause instanceof HostFailure ? options.cause : undefined
     this.timedOut = options.timedOut ?? about?.timedOut ?? false
+    this.connected = options.connected ?? about?.connected ?? false
     this.reached = options.reached ?? about?.reached ?? false
   }
 

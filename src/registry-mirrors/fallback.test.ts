@@ -139,6 +139,21 @@ test('a host whose time is over is probed by one request beside the next host, a
   assert.equal((await some.resolve(ref, null, ctx)).host, mirror.host)
 })
 
+test('a mirror that is silent about one image goes on serving the others', { timeout: 20_000 }, async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  const silent = Promise.withResolvers<void>()
+  mirror.fault = ({ path }) => (path.includes('/dead/') ? { kind: 'late', until: silent.promise } : undefined)
+  const some = t.client({ configPath: await t.through(mirror, good), health: { headStartMs: 1000, knownHeadStartMs: 30 } })
+  while ((await some.resolve(ref, null, ctx)).host !== mirror.host);
+  const dead = some.resolve(parseImageRef('registry.test/dead/app:1.0'), null, ctx).catch(() => undefined)
+  await reaches(some, mirror.host, 'slow')
+  // Until it answers or its time is over, which is longer than this test may take.
+  while ((await some.resolve(ref, null, ctx)).host !== mirror.host);
+  assert.equal(mirror.requests.filter(({ path }) => path.includes('/dead/')).length, 1)
+  silent.resolve()
+  await dead
+})
+
 test('the last host is asked whatever is known of it, and skipped ones when it cannot help', async () => {
   const [mirror, last] = [await t.registry(), await t.registry()]
   const some = t.client({ configPath: await t.through(mirror, last), headerTimeoutMs: 400, health: quick })

@@ -141,8 +141,70 @@ test('bodies that break off are counted by themselves: an answer’s head does n
   health.delivered(host)
   health.brokeOff(host, new HostFailure('unreachable', 'connection reset', { transient: true }))
   assert.equal(admitted(), 'ask')
-  health.brokeOff(host, new HostFailure('unreachable', 'nothing arrived for 30 s', { timedOut: true }))
+  const stalled = new HostFailure('unreachable', 'nothing arrived for 30 s', { timedOut: true, connected: true })
+  health.brokeOff(host, stalled)
+  assert.equal(admitted(), 'ask', 'another body came to its end meanwhile')
+  now += 30_000
+  health.answered(host)
+  health.brokeOff(host, stalled)
   assert.equal(admitted(), 'skip')
+})
+
+test('one image that a mirror has to wait for itself does not take the mirror from all others', () => {
+  const silent = new HostFailure('unreachable', 'no answer within 30 s', { transient: true, timedOut: true, connected: true })
+  const probed = (about: string): string => {
+    const admission = health.admit(host, about)
+    if (admission.kind === 'probe') admission.release()
+    return admission.kind
+  }
+  // While it is waited for: one of each other image finds out, beside the next host, that the mirror lives.
+  health.answered(host, 'good')
+  const sinceMs = now
+  now += 5000
+  health.overran(host, 'dead', sinceMs)
+  assert.equal(health.stateOf(host).state, 'slow')
+  assert.equal(probed('dead'), 'skip')
+  const probe = health.admit(host, 'good')
+  assert.ok(probe.kind === 'probe')
+  assert.equal(kindOf(health.admit(host, 'good')), 'skip')
+  assert.equal(probed('other'), 'probe')
+  now += 100
+  health.answered(host, 'good')
+  probe.release()
+  assert.deepEqual([probed('good'), probed('dead'), health.stateOf(host).state], ['ask', 'skip', 'closed'])
+  now += 25_000
+  health.failed(host, silent, 'dead', sinceMs)
+  assert.deepEqual([probed('good'), probed('dead'), health.stateOf(host).failures], ['ask', 'ask', 0], 'others were answered meanwhile')
+
+  // With nobody else about it opens, and the others find out at once.
+  for (let times = 0; times < 6; times++) {
+    now += 300_000
+    health.failed(host, silent, 'dead', now - 30_000)
+    assert.deepEqual([probed('dead'), probed('good')], ['skip', 'probe'])
+  }
+  health.answered(host, 'good')
+  assert.equal(probed('dead'), 'ask')
+  // Silent about two of them, or not even connected to: that is the mirror.
+  now += 60_000
+  health.failed(host, silent, 'dead', now - 30_000)
+  health.failed(host, silent, 'good', now - 30_000)
+  assert.equal(probed('other'), 'skip')
+  health.answered(host)
+  now += 60_000
+  health.failed(host, timedOut, 'dead', now - 30_000)
+  assert.equal(probed('other'), 'skip')
+  health.answered(host)
+  // Nobody was there lately: a black hole is met once.
+  now += 300_000
+  health.overran(host, 'a', now)
+  assert.equal(probed('b'), 'skip')
+})
+
+test('probes are bounded', () => {
+  health.failed(host, timedOut)
+  now += 15_000
+  const kinds = Array.from({ length: 6 }, (_, index) => kindOf(health.admit(host, String(index))))
+  assert.deepEqual(kinds, ['probe', 'probe', 'probe', 'probe', 'skip', 'skip'])
 })
 
 test('an edit of the host’s settings begins anew; other paths of a host share what is known', () => {

@@ -49,10 +49,15 @@ interface Entry {
   /** How often in a row the breaker opened. */
   openings: number
   openUntil: number | undefined
+  /** All that it was known to be silent about over a connection that stood. */
+  openAbout: string | undefined
   heldUntil: number
-  probing: boolean
-  slow: boolean
+  /** What the requests are about that find out whether it is back. */
+  readonly probing: Set<string>
+  /** What it takes its time for, and since when. */
+  readonly slow: Map<string, number>
   answeredAt: number | undefined
+  deliveredAt: number | undefined
   lastFailure: HostFailure | undefined
   readonly waiting: Set<() => void>
 }
@@ -64,6 +69,10 @@ const maxSkipMs = 300_000
 const knownForMs = 300_000
 const maxHoldMs = 300_000
 const maxEntries = 512
+/** Side by side, each about something else: what is asked first may be what it does not answer. */
+const maxProbes = 4
+/** A body that came to its end within this time says that another one which stalled is a matter of that one. */
+const deliveredLatelyMs = 30_000
 
 /**
  * What is known of the hosts that were asked: a circuit breaker for each. Entries belong to a host as it is configured, so that an edit
@@ -72,6 +81,7 @@ const maxEntries = 512
 export class HostHealth {
   readonly #entries = new Map<string, Entry>()
   readonly #now: () => number
+  /** Lead over the next host for one that has not answered lately. */
   readonly headStartMs: number
   readonly #knownHeadStartMs: number
   readonly #skipMs: number
@@ -85,19 +95,31 @@ export class HostHealth {
     this.#onTurn = options.onTurn
   }
 
-  /** For a host that others follow; the last one is asked whatever is known of it. */
-  admit(host: RegistryHost): Admission {
+  /** The clock of all times here. */
+  now(): number {
+    return this.#now()
+  }
+
+  /** For a host that others follow; the last one is asked whatever is known of it. `about`: the image, of which a cache may wait for its own source. */
+  admit(host: RegistryHost, about = ''): Admission {
     const entry = this.#entry(host)
     const now = this.#now()
     if (now < entry.heldUntil) return skip(entry, entry.heldUntil - now)
     if (entry.openUntil !== undefined) {
-      if (now < entry.openUntil || entry.probing) return skip(entry, entry.openUntil - now)
-      entry.probing = true
-      return { kind: 'probe', release: () => { entry.probing = false } }
+      const isForOther = entry.openAbout !== undefined && entry.openAbout !== about
+      return now < entry.openUntil && !isForOther ? skip(entry, entry.openUntil - now) : this.#probe(entry, about, Math.max(0, entry.openUntil - now))
     }
-    if (entry.slow) return skip(entry, 0)
     const known = entry.answeredAt !== undefined && now - entry.answeredAt < knownForMs
+    // One image may be all that it is slow for: another one finds out, where there was somebody lately.
+    if (entry.slow.has(about) || (isSlow(entry) && !known)) return skip(entry, 0)
+    if (isSlow(entry)) return this.#probe(entry, about, 0)
     return { kind: 'ask', headStartMs: known ? this.#knownHeadStartMs : this.headStartMs }
+  }
+
+  #probe(entry: Entry, about: string, forMs: number): Admission {
+    if (entry.probing.has(about) || entry.probing.size >= maxProbes) return skip(entry, forMs)
+    entry.probing.add(about)
+    return { kind: 'probe', release: () => void entry.probing.delete(about) }
   }
 
   /** How long a host asked to be left alone from now on; 0 when it did not. */
@@ -105,16 +127,16 @@ export class HostHealth {
     return Math.max(0, this.#entry(host).heldUntil - this.#now())
   }
 
-  /** Its head start is over: until it answers or fails, requests that have another host go there. */
-  overran(host: RegistryHost): void {
+  /** The head start of a request that began at `sinceMs` is over: until it answers or fails, requests that have another host go there. */
+  overran(host: RegistryHost, about = '', sinceMs = this.#now()): void {
     const entry = this.#entry(host)
-    entry.slow = true
-    wake(entry)
+    entry.slow.set(about, sinceMs)
+    if (isSlow(entry)) wake(entry)
   }
 
   /** Nobody waits for it any more. */
-  abandoned(host: RegistryHost): void {
-    this.#entry(host).slow = false
+  abandoned(host: RegistryHost, about = ''): void {
+    this.#entry(host).slow.delete(about)
   }
 
   /** Whether it ever answered since it was first asked. */
@@ -123,38 +145,44 @@ export class HostHealth {
   }
 
   /** It sent the head of an answer that is not its own failure. */
-  answered(host: RegistryHost): void {
+  answered(host: RegistryHost, about = ''): void {
     const entry = this.#entry(host)
     const now = this.#now()
     if (entry.openUntil !== undefined) this.#onTurn?.(host, undefined)
-    Object.assign(entry, { failures: 0, openings: 0, openUntil: undefined, probing: false, slow: false, answeredAt: now })
+    Object.assign(entry, { failures: 0, openings: 0, openUntil: undefined, openAbout: undefined, answeredAt: now })
+    entry.probing.clear()
+    entry.slow.delete(about)
     if (entry.heldUntil <= now) entry.lastFailure = undefined
   }
 
   /** A body came to its end, or far enough. */
   delivered(host: RegistryHost): void {
-    this.#entry(host).breaks = 0
+    Object.assign(this.#entry(host), { breaks: 0, deliveredAt: this.#now() })
   }
 
-  /** A request failed before its answer was usable. */
-  failed(host: RegistryHost, failure: HostFailure): void {
+  /** A request that began at `sinceMs` failed before its answer was usable. */
+  failed(host: RegistryHost, failure: HostFailure, about = '', sinceMs = this.#now()): void {
     const entry = this.#entry(host)
-    if (!isHostsFault(failure)) {
-      if (saysAlive(failure)) this.answered(host)
-      else entry.slow = entry.probing = false
+    // Others were answered while this one waited: it is what was asked for that takes so long.
+    const onlyThis = failure.timedOut && entry.answeredAt !== undefined && entry.answeredAt > sinceMs
+    if (!isHostsFault(failure) || onlyThis) {
+      if (!onlyThis && saysAlive(failure)) this.answered(host, about)
+      entry.slow.delete(about)
+      entry.probing.delete(about)
       this.#hold(entry, failure)
       return
     }
     entry.failures += 1
-    this.#count(entry, failure, entry.failures)
+    this.#count(entry, failure, about, { inRow: entry.failures, isEnough: failure.timedOut })
     this.#hold(entry, failure)
   }
 
   /** A body broke off, stalled or was too short. */
-  brokeOff(host: RegistryHost, failure: HostFailure): void {
+  brokeOff(host: RegistryHost, failure: HostFailure, about = ''): void {
     const entry = this.#entry(host)
     entry.breaks += 1
-    this.#count(entry, failure, entry.breaks)
+    const onlyThis = entry.deliveredAt !== undefined && this.#now() - entry.deliveredAt < deliveredLatelyMs
+    this.#count(entry, failure, about, { inRow: entry.breaks, isEnough: failure.timedOut && !onlyThis })
   }
 
   /** Calls `listener` when the host turns out to be slow or dead. The function returned ends that. */
@@ -173,12 +201,15 @@ export class HostHealth {
     return [...this.#entries.values()].map((entry) => this.#describe(entry))
   }
 
-  #count(entry: Entry, failure: HostFailure, inRow: number): void {
+  #count(entry: Entry, failure: HostFailure, about: string, { inRow, isEnough }: { readonly inRow: number; readonly isEnough: boolean }): void {
     entry.lastFailure = failure
     const wasOpen = entry.openUntil !== undefined
-    entry.slow = entry.probing = false
-    if (!wasOpen && !failure.timedOut && inRow < failuresToOpen) return
+    entry.slow.clear()
+    entry.probing.clear()
+    if (!wasOpen && !isEnough && inRow < failuresToOpen) return
     const now = this.#now()
+    if (!wasOpen) entry.openAbout = failure.connected ? about : undefined
+    else if (!failure.connected || entry.openAbout !== about) entry.openAbout = undefined
     // Of requests that were under way together only the first one counts.
     if (wasOpen && now < (entry.openUntil ?? 0)) return
     entry.openings += 1
@@ -198,7 +229,7 @@ export class HostHealth {
   #describe(entry: Entry): HostState {
     const now = this.#now()
     const until = Math.max(entry.heldUntil, entry.openUntil ?? 0)
-    const state = now < entry.heldUntil ? 'held' : entry.openUntil !== undefined ? (entry.probing ? 'probing' : 'open') : entry.slow ? 'slow' : 'closed'
+    const state = now < entry.heldUntil ? 'held' : entry.openUntil !== undefined ? (entry.probing.size > 0 ? 'probing' : 'open') : isSlow(entry) ? 'slow' : 'closed'
     return { origin: originOf(entry.host), state, failures: entry.failures, lastFailure: entry.lastFailure?.message, skippedForMs: Math.round(Math.max(0, until - now)) }
   }
 
@@ -208,7 +239,7 @@ export class HostHealth {
     // The longest unused is forgotten first.
     this.#entries.delete(key)
     const entry = known ?? {
-      host, failures: 0, breaks: 0, openings: 0, openUntil: undefined, heldUntil: 0, probing: false, slow: false, answeredAt: undefined, lastFailure: undefined, waiting: new Set(),
+      host, failures: 0, breaks: 0, openings: 0, openUntil: undefined, openAbout: undefined, heldUntil: 0, probing: new Set(), slow: new Map(), answeredAt: undefined, deliveredAt: undefined, lastFailure: undefined, waiting: new Set(),
     }
     this.#entries.set(key, entry)
     const oldest = this.#entries.keys().next().value
@@ -225,6 +256,11 @@ function skip(entry: Entry, forMs: number): Admission {
   const since = entry.lastFailure === undefined ? 'it does not answer now' : entry.lastFailure.message
   const text = `${since} (skipped${forMs > 0 ? ` for ${Math.ceil(forMs / 1000)} s` : ''})`
   return { kind: 'skip', why: new HostFailure(entry.lastFailure?.kind ?? 'unreachable', text, { transient: true, cause: entry.lastFailure }) }
+}
+
+/** Whether it keeps somebody waiting who came after its last answer. */
+function isSlow({ slow, answeredAt }: Entry): boolean {
+  return [...slow.values()].some((sinceMs) => answeredAt === undefined || sinceMs >= answeredAt)
 }
 
 function wake(entry: Entry): void {

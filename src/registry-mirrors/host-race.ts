@@ -8,6 +8,8 @@ import type { RegistryHost } from './registry-host.ts'
 export interface RaceOptions<T> {
   /** Begins the error: `cannot fetch …`. */
   readonly what: string
+  /** The image: what a host takes long for need not be all that it has. */
+  readonly about?: string
   /** In order of preference, not empty. */
   readonly hosts: readonly RegistryHost[]
   readonly health: HostHealth
@@ -42,6 +44,7 @@ interface Runner<T> {
   readonly outcome: Promise<Outcome<T>>
   /** Undefined: no other is asked before this one is done. */
   readonly headStartMs: number | undefined
+  readonly sinceMs: number
   /** Fulfilled when no connection stands in the time for that. */
   readonly unconnected: Promise<void>
   /** Why another one was asked before it had answered. */
@@ -120,7 +123,7 @@ class Race<T> {
     const { health, onSkip } = this.#options
     for (let host = this.#queue.shift(); host !== undefined; host = this.#queue.shift()) {
       if (this.#queue.length === 0) return this.#start(host, undefined, true)
-      const admission = health.admit(host)
+      const admission = health.admit(host, this.#options.about)
       if (admission.kind === 'ask') return this.#start(host, admission.headStartMs, false)
       if (admission.kind === 'probe') return this.#start(host, 0, false, admission.release)
       const skipped = { host, failure: admission.why }
@@ -148,6 +151,7 @@ class Race<T> {
   #start(host: RegistryHost, headStartMs: number | undefined, patient: boolean, release?: () => void): Runner<T> {
     const { attempt, health, signal, closing } = this.#options
     const own = new AbortController()
+    const sinceMs = health.now()
     const unconnected = Promise.withResolvers<void>()
     const connectLead = headStartMs === undefined || headStartMs === 0 ? undefined : { ms: health.headStartMs, overran: unconnected.resolve }
     const follow = (): void => own.abort(signal.reason)
@@ -157,7 +161,7 @@ class Race<T> {
       (value): Outcome<T> => ({ kind: 'served', value }),
       (error: unknown): Outcome<T> => (error instanceof HostFailure ? { kind: 'failed', failure: error } : { kind: 'fatal', error }),
     ).finally(release)
-    const runner: Runner<T> = { host, outcome, headStartMs, unconnected: unconnected.promise, late: undefined, detach: () => signal.removeEventListener('abort', follow), stop: (reason: unknown) => own.abort(reason) }
+    const runner: Runner<T> = { host, outcome, headStartMs, sinceMs, unconnected: unconnected.promise, late: undefined, detach: () => signal.removeEventListener('abort', follow), stop: (reason: unknown) => own.abort(reason) }
     this.#running.add(runner)
     return runner
   }
@@ -166,13 +170,13 @@ class Race<T> {
   async #next(newest: Runner<T> | undefined): Promise<'overran' | { readonly runner: Runner<T>; readonly outcome: Outcome<T> }> {
     const outcomes = [...this.#running].map(async (runner) => ({ runner, outcome: await runner.outcome }))
     if (newest?.headStartMs === undefined || this.#queue.length === 0) return Promise.race(outcomes)
-    const { host, headStartMs, unconnected } = newest
+    const { host, headStartMs, sinceMs, unconnected } = newest
     if (headStartMs === 0) {
       newest.late = 'it was asked whether it is back'
       return 'overran'
     }
     const overran = Promise.withResolvers<'overran'>()
-    const { health } = this.#options
+    const { health, about } = this.#options
     const late = (why: string): void => {
       newest.late ??= why
       // After a pause of this process its timers come before the answers that have arrived meanwhile.
@@ -183,7 +187,7 @@ class Race<T> {
     const forget = health.onTrouble(host, () => late('it does not answer now'))
     try {
       const event = await Promise.race([...outcomes, overran.promise])
-      if (event === 'overran') health.overran(host)
+      if (event === 'overran') health.overran(host, about, sinceMs)
       return event
     } finally {
       clearTimeout(timer)

@@ -194,7 +194,7 @@ export class RegistryClient {
       onDelivered: (host) => this.#health.delivered(host),
       onBrokenOff: (host, failure) => {
         this.#metrics.request(host, 'broken-off', 0)
-        this.#health.brokeOff(host, failure)
+        this.#health.brokeOff(host, failure, plan.ref.name)
         options.passedOver?.(host.host, failure.message)
       },
     })
@@ -244,7 +244,7 @@ export class RegistryClient {
       throw notFound(`${what}: no host is configured for ${plan.ref.registry} that may serve it (see capabilities in ${plan.hosts[0]?.source ?? 'hosts.toml'})`)
     }
     return firstToServe({
-      what, hosts, health: this.#health, discard, signal: plan.signal, closing: this.#closing.signal,
+      what, about: plan.ref.name, hosts, health: this.#health, discard, signal: plan.signal, closing: this.#closing.signal,
       attempt: async (host, { patient, wanted, connectLead, signal }) => {
         const its = { ...plan, connectLead, signal }
         try {
@@ -282,22 +282,22 @@ export class RegistryClient {
 
   /** One question to one host, counted and remembered. Rejects with a HostFailure, a CriError that no other host would change, or the signal's reason. */
   async #attempt<T>(host: RegistryHost, plan: Plan, attempt: Attempt<T>): Promise<T> {
-    const started = performance.now()
+    const [started, sinceMs, about] = [performance.now(), this.#health.now(), plan.ref.name]
     const count = (result: RequestResult): void => this.#metrics.request(host, result, (performance.now() - started) / 1000)
     try {
       const value = await attempt(host, plan)
-      this.#health.answered(host)
+      this.#health.answered(host, about)
       count('ok')
       return value
     } catch (error) {
       if (plan.signal.aborted || error instanceof CriError) {
-        this.#health.abandoned(host)
+        this.#health.abandoned(host, about)
         count('cancelled')
         plan.signal.throwIfAborted()
         throw error
       }
       const failure = withHint(failureOfError(error), host, this.#health.hasAnswered(host))
-      this.#health.failed(host, failure)
+      this.#health.failed(host, failure, about, sinceMs)
       count(failure.kind)
       throw failure
     }
