@@ -87,6 +87,17 @@ export async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage
       const stale = request.reusedSocket && !signal.aborted && (errno === 'ECONNRESET' || errno === 'EPIPE')
       reject(stale ? new StaleConnection('stale connection', { cause: error }) : error)
     })
+    // Nobody asked for one; Node ends such a request without an error.
+    request.once('upgrade', (_response, socket) => {
+      over()
+      socket.destroy()
+      reject(new HostFailure('server', '101 switches to another protocol, which was not asked for'))
+    })
+    // Whatever else Node ends in silence must not be waited for: the timers have no request to end any more.
+    request.once('close', () => {
+      over()
+      reject(signal.aborted ? signal.reason as Error : new HostFailure('unreachable', 'connection broken off', { transient: true }))
+    })
     request.end(body)
   })
 }

@@ -295,6 +295,39 @@ test('answers that are odd: HTTP/1.0, a large head, another range than asked for
   assert.equal(asked.filter((line) => line.includes('/blobs/')).length, ranges.length + 2)
 })
 
+test('an answer that is another protocol, or a page in place of a blob, is passed over', { timeout: 20_000 }, async () => {
+  const good = await t.registry()
+  const page = '<html>please log in</html>'
+  const chunked = (type: string): string => `HTTP/1.1 200 OK\r\ncontent-type: ${type}\r\ntransfer-encoding: chunked\r\n\r\n${page.length.toString(16)}\r\n${page}\r\n0\r\n\r\n`
+  const answers: readonly (readonly [string, RegExp])[] = [
+    ['HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n', /101 switches to another protocol/],
+    [chunked('text/html; charset=utf-8'), /answered with text\/html in place of the blob/], [chunked('application/json'), /answered with application\/json in place of the blob/],
+    [`HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n${page}`, /answered with text\/html in place of the blob/],
+    [`HTTP/1.1 206 Partial Content\r\ncontent-length: ${blobBytes.length}\r\ncontent-range: bytes 5-${blobBytes.length + 4}/${blobBytes.length + 5}\r\n\r\n`, /sent another range/],
+  ]
+  let answer = ''
+  const server = net.createServer((socket) => socket.on('error', () => {}).on('data', () => (answer.includes('charset') || !answer.includes('text/html') ? socket.write(answer) : socket.end(answer)))).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const sockets = new Set<net.Socket>()
+  server.on('connection', (socket) => sockets.add(socket))
+  t.cleanups.push(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  const odd = { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
+  for (const [each, why] of answers) {
+    answer = each
+    const some = t.client({ configPath: await t.through(odd, good), health: { headStartMs: 2 ** 30 } })
+    const passed: string[] = []
+    const { bytes, hosts } = await t.readBlob(some, { passedOver: (_host, reason) => passed.push(reason) })
+    assert.ok(bytes.equals(blobBytes), each)
+    assert.deepEqual(hosts, [`${good.url}/v2`])
+    assert.match(passed.join(), why)
+  }
+  answer = answers[0]?.[0] ?? ''
+  await failure(t.client({ configPath: await t.through(odd) }).resolve(ref, null, ctx), Code.UNAVAILABLE, /101 switches to another protocol/)
+})
+
 test('a download goes on at the same host when there is no other', async () => {
   const one = await t.registry()
   let breaks = 4

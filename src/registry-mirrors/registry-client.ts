@@ -18,6 +18,7 @@ import { firstToServe } from './host-race.ts'
 import { type Asking, HostRequests } from './host-requests.ts'
 import { type HostsFile, parseHostsFile } from './hosts-file.ts'
 import type { ImageRef } from './image-ref.ts'
+import { bareType } from './media-types.ts'
 import type { Capability, RegistryHost } from './registry-host.ts'
 import { noRegistryMetrics, registerRegistryMetrics, type RegistryMetrics, type RequestResult } from './registry-metrics.ts'
 import { resolveHosts } from './resolve-hosts.ts'
@@ -231,7 +232,7 @@ export class RegistryClient {
     const accept = descriptor.mediaType === '' ? '*/*' : `${descriptor.mediaType}, */*`
     const response = await this.#requests.ask(host, plan, { method: 'GET', object: `blobs/${descriptor.digest}`, headers: { accept, ...range } })
     try {
-      return { host, response, skipBytes: bytesToSkip(response, descriptor.sizeBytes, positionBytes, endBytes) }
+      return { host, response, skipBytes: bytesToSkip(response, descriptor, positionBytes, endBytes) }
     } catch (error) {
       await discardBody(response)
       throw error
@@ -315,12 +316,16 @@ function usable(plan: Plan, needed: readonly Capability[]): RegistryHost[] {
   return plan.hosts.filter((host) => needed.every((capability) => host.capabilities.has(capability)))
 }
 
+/** What no registry calls a blob. */
+const pageTypes: ReadonlySet<string> = new Set(['text/html', 'application/xhtml+xml', 'application/json', 'application/problem+json', 'application/xml', 'text/xml'])
+
 /** How many bytes of an answer come before what was asked for: none, or all of them when the host does not know Range. */
-function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes: number, endBytes: number): number {
+function bytesToSkip(response: IncomingMessage, { sizeBytes, mediaType }: Descriptor, positionBytes: number, endBytes: number): number {
   const encoding = encodingOf(response.headers)
   const partial = response.statusCode === 206
-  if (partial && (positionBytes > 0 || endBytes < sizeBytes)) {
-    const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '')
+  const said = response.headers['content-range']
+  if (partial && (said !== undefined || positionBytes > 0 || endBytes < sizeBytes)) {
+    const range = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(said ?? '')
     if (Number(range?.[1] ?? Number.NaN) !== positionBytes || (range?.[3] !== '*' && Number(range?.[3]) !== sizeBytes)) throw new HostFailure('content', 'sent another range than the one asked for')
   }
   const skip = partial ? 0 : positionBytes
@@ -328,6 +333,9 @@ function bytesToSkip(response: IncomingMessage, sizeBytes: number, positionBytes
   const expected = partial ? endBytes - positionBytes : sizeBytes
   // Storage says it of archives that are compressed themselves: they have the length that they should have.
   if (encoding !== undefined && Number(length) !== expected) throw new HostFailure('content', `sent the blob ${safeText(encoding, 30)}-encoded, which was not asked for`)
+  // A login page, or an error that is called 200. What it has for a length cannot be a blob's by chance.
+  const type = bareType(response.headers['content-type'])
+  if (length === undefined && type !== bareType(mediaType) && pageTypes.has(type)) throw new HostFailure('content', `answered with ${type} in place of the blob`)
   if (length !== undefined && Number(length) !== expected) throw new HostFailure('content', `has ${length} bytes of it instead of ${expected}`)
   return skip
 }
