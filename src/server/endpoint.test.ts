@@ -409,21 +409,30 @@ function frame(type: number, flags: number, streamId: number, payload: Buffer): 
   return Buffer.concat([head, payload])
 }
 
-/** A whole StopContainer call and its cancellation in HTTP/2 frames, as a client that is in a hurry sends them: in one piece. */
-function cancelledCall(streamId: number): Buffer {
-  const headers = { ':method': 'POST', ':scheme': 'http', ':path': '/runtime.v1.RuntimeService/StopContainer', ':authority': 'localhost', 'content-type': 'application/grpc', te: 'trailers' }
+/** A whole call in HTTP/2 frames. */
+function callFrames(method: string, streamId: number): Buffer {
+  const headers = { ':method': 'POST', ':scheme': 'http', ':path': `/runtime.v1.RuntimeService/${method}`, ':authority': 'localhost', 'content-type': 'application/grpc', te: 'trailers' }
   const literal = (text: string): Buffer => Buffer.concat([Buffer.from([text.length]), Buffer.from(text)])
   const block = Buffer.concat(Object.entries(headers).flatMap(([name, value]) => [Buffer.from([0]), literal(name), literal(value)]))
+  return Buffer.concat([frame(1, 4, streamId, block), frame(0, 1, streamId, Buffer.alloc(5))])
+}
+
+/** A StopContainer call and its cancellation, as a client that is in a hurry sends them: in one piece. */
+function cancelledCall(streamId: number): Buffer {
   const cancel = Buffer.alloc(4)
   cancel.writeUInt32BE(constants.NGHTTP2_CANCEL)
-  return Buffer.concat([frame(1, 4, streamId, block), frame(0, 1, streamId, Buffer.alloc(5)), frame(3, 0, streamId, cancel)])
+  return Buffer.concat([callFrames('StopContainer', streamId), frame(3, 0, streamId, cancel)])
 }
 
 test('a client that leaves before its request was read does not leave work without a signal behind', async () => {
   let begun = 0
   let aborted = 0
+  const introduced = Promise.withResolvers<void>()
   await using f = await fixture({
-    Version: async () => version,
+    Version: async () => {
+      introduced.resolve()
+      return version
+    },
     StopContainer: async (ctx) => {
       begun++
       if (!ctx.signal.aborted) await abortedWith(ctx)
@@ -433,8 +442,11 @@ test('a client that leaves before its request was read does not leave work witho
   })
   const socket = connectSocket(f.endpoint.path).on('error', () => undefined)
   await once(socket, 'connect')
-  const calls = Array.from({ length: 50 }, (_, index) => cancelledCall(2 * index + 1))
-  socket.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, 0, Buffer.alloc(0)), ...calls]))
+  const settings = [frame(4, 0, 0, Buffer.alloc(0)), frame(4, 1, 0, Buffer.alloc(0))]
+  socket.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), ...settings, callFrames('Version', 1)]))
+  await introduced.promise
+  const calls = Array.from({ length: 50 }, (_, index) => cancelledCall(2 * index + 3))
+  socket.write(Buffer.concat(calls))
   await once(socket, 'data')
   await f.client.call('Version')
   assert.ok(begun > 0)

@@ -7,6 +7,7 @@ import type { Metrics } from '../observability/metrics.ts'
 import type { Audit } from './audit.ts'
 import { Calls } from './calls.ts'
 import type { HandlerTable, Method } from './handlers.ts'
+import { introduce } from './introduction.ts'
 import { unixSocketPath } from './listen-address.ts'
 import { dropUnboundedTimeouts } from './long-deadlines.ts'
 import { isAlwaysServed, isEndless } from './methods.ts'
@@ -69,6 +70,8 @@ export class Endpoint {
   readonly #server: Server
   readonly #listener: NetServer
   readonly #sockets = new Set<Socket>()
+  /** Those of them that have not called yet. */
+  readonly #silent = new Set<Socket>()
   #closing: Promise<void> | undefined
 
   constructor(deps: EndpointDeps, options: EndpointOptions) {
@@ -96,9 +99,17 @@ export class Endpoint {
     peers?.follow(this.#server)
     this.#listener = createServer((socket) => {
       this.#sockets.add(socket)
-      socket.once('close', () => this.#sockets.delete(socket))
+      this.#silent.add(socket)
+      socket.once('close', () => {
+        this.#sockets.delete(socket)
+        this.#silent.delete(socket)
+      })
       peers?.add(socket)
-      injector.injectConnection(socket)
+      introduce(socket, (connection) => {
+        this.#silent.delete(socket)
+        peers?.carry(socket, connection)
+        injector.injectConnection(connection)
+      })
     })
   }
 
@@ -128,6 +139,7 @@ export class Endpoint {
     const accepting = Promise.withResolvers<void>()
     if (this.#listener.listening) this.#listener.close(() => accepting.resolve())
     else accepting.resolve()
+    for (const socket of this.#silent) socket.destroy()
     const shutDown = Promise.withResolvers<void>()
     this.#server.tryShutdown(() => shutDown.resolve())
 

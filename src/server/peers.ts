@@ -2,6 +2,7 @@ import type { Server } from '@grpc/grpc-js'
 import { EventEmitter } from 'node:events'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 
 /** Who calls: the process at the other end of the connection. */
 export interface Peer {
@@ -15,6 +16,12 @@ export interface Peer {
 /** The metadata that names a connection to the handlers. What a client sends under this name is replaced. */
 const header = 'cri-shim-connection'
 const mark = Symbol('connection')
+
+/** A stream that is no socket is wrapped in one by Node's HTTP/2, and is its `stream`. */
+function markOf(socket: object): unknown {
+  const stream: unknown = Reflect.get(socket, 'stream')
+  return Reflect.get(socket, mark) ?? (typeof stream === 'object' && stream !== null ? Reflect.get(stream, mark) : undefined)
+}
 
 /** Says for each call who is at the other end. grpc-js tells its handlers nothing of a unix connection: a number goes with each call as metadata. */
 export class Peers {
@@ -38,6 +45,11 @@ export class Peers {
     socket.once('close', () => this.#peers.delete(id))
   }
 
+  /** The connection goes on through another stream. */
+  carry(socket: Socket, connection: Duplex): void {
+    Reflect.set(connection, mark, Reflect.get(socket, mark))
+  }
+
   /** Marks the calls of a server's connections; see dropUnboundedTimeouts() for the means. */
   follow(server: Server): void {
     const http2Servers: unknown = Reflect.get(server, 'http2Servers')
@@ -45,7 +57,7 @@ export class Peers {
     for (const http2Server of http2Servers.keys()) {
       if (!(http2Server instanceof EventEmitter)) continue
       http2Server.prependListener('stream', (stream: { readonly session?: ServerHttp2Session | undefined }, headers: Record<string, string | string[] | undefined>) => {
-        const id: unknown = stream.session === undefined ? undefined : Reflect.get(stream.session.socket, mark)
+        const id = stream.session === undefined ? undefined : markOf(stream.session.socket)
         delete headers[header]
         if (typeof id === 'string') headers[header] = id
       })
