@@ -315,3 +315,11 @@ endpoint = ["https://docker.io"]
   assert.match((await run('mirrors', 'explain', '--config', rancher, 'busybox')).stdout, /warning {5}it serves no registry API: write https:\/\/registry-1\.docker\.io\n/)
   assert.ok(!(await run('mirrors', 'migrate', '--config', both)).stdout.includes('set registry.config_path'), 'it is set already')
 })
+
+test('explain: an image that is named after something that is no host name', async () => {
+  for (const words of [[], ['--probe']]) {
+    const { code, stdout, stderr } = await run('mirrors', 'explain', '--config', config, ...words, '1.2.b.3/team/app')
+    assert.deepEqual([code, stderr], [1, ''])
+    assert.match(stdout, /error: no host can be asked: https:\/\/1\.2\.b\.3\/v2: 1\.2\.b\.3 is not a host name/)
+  }
+})

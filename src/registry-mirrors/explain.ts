@@ -183,8 +183,10 @@ async function explainHost(host: RegistryHost, ref: ImageRef, { tls, credentials
   const example = `${host.url}/${ref.repository}/manifests/…`
   if (/\/v2\/.*\/v2$/.test(host.apiRoot)) warnings.push(`/v2 is added to a path that has one already (${example}): override_path = true takes the path as it is written`)
   else if (!/(?:^|\/)v2(?:\/|$)/.test(host.apiRoot)) warnings.push(`its requests have no /v2 (${example}), where registries serve their API: write it at the end of the URL, or leave out override_path`)
-  const proxy = host.protocol === 'https-or-http' ? undefined : proxyFor(new URL(host.url), env)
-  const unusable = !pull ? `without the capability "pull" it is asked for nothing` : await unusableTls(host, tls) ?? unusableProxy(proxy)
+  // An image may be named after 1.2.b.3, which is no host name for a URL.
+  const isUrl = URL.canParse(host.url)
+  const proxy = host.protocol === 'https-or-http' || !isUrl ? undefined : proxyFor(new URL(host.url), env)
+  const unusable = !pull ? `without the capability "pull" it is asked for nothing` : !isUrl ? `${host.host} is not a host name` : await unusableTls(host, tls) ?? unusableProxy(proxy)
   const object = ref.digest ?? (resolve && pull ? ref.tag ?? 'latest' : 'DIGEST')
   const query = host.ownRegistry ? '' : `?ns=${ref.registry}`
   const line = lines.get(host)

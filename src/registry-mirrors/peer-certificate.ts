@@ -46,6 +46,7 @@ export async function peerCertificate(host: RegistryHost, options: PeerCertifica
   const loaded = await load(host.tls)
   const material = loaded instanceof HostFailure ? await load(noTls) : loaded
   if (material instanceof HostFailure) return undefined
+  if (!URL.canParse(host.url)) return undefined
   const url = new URL(host.url.replace(/^http:/, 'https:'))
   const proxy = proxyFor(url, env)
   if (proxy !== undefined && !/^https?:/i.test(proxy)) return undefined

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls'
-import { messageOf } from '../errors/cri-error.ts'
+import { errnoOf, messageOf } from '../errors/cri-error.ts'
 import { AuthorityDirectories } from './authority-directories.ts'
 import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
 import type { HostTls } from './registry-host.ts'
+import { authorityProblem, clientProblem, goodAuthorities } from './tls-file-problems.ts'
 
 /** What TLS connections with the same settings share. */
 export interface TlsMaterial {
@@ -47,10 +48,9 @@ export class TlsLoader {
     const id = idOf([[Buffer.from(String(tls.skipVerify))], system, ca, cert, key])
     const known = this.#contexts.get(id)
     if (known !== undefined) return known
-    for (const [index, bytes] of ca.entries()) {
-      if (!/-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----/.test(bytes.toString('latin1'))) throw new HostFailure('config', `ca ${tls.caFiles[index]} holds no PEM certificate`)
-    }
-    const material = { id, skipVerify: tls.skipVerify, secureContext: makeContext({ tls, pairs, ca: [...(system.length === 0 ? getCACertificates('bundled') : system), ...ca], cert, key }) }
+    const problem = problemOf(tls.caFiles, pairs, { ca, cert, key })
+    if (problem !== undefined) throw new HostFailure('config', problem)
+    const material = { id, skipVerify: tls.skipVerify, secureContext: makeContext({ tls, pairs, ca: [...(system.length === 0 ? getCACertificates('bundled') : system), ...ca.map(goodAuthorities)], cert, key }) }
     this.#contexts.set(id, material)
     const oldest = this.#contexts.keys().next().value
     if (this.#contexts.size > maxContexts && oldest !== undefined) this.#contexts.delete(oldest)
@@ -62,7 +62,8 @@ export class TlsLoader {
     try {
       bytes = await this.#files.get(file)
     } catch (error) {
-      throw new HostFailure('config', `${what} ${file} cannot be read: ${messageOf(error)}`, { cause: error })
+      const why = errnoOf(error) === 'EISDIR' ? 'is a directory: name a file in it' : `cannot be read: ${messageOf(error)}`
+      throw new HostFailure('config', `${what} ${file} ${why}`, { cause: error })
     }
     if (bytes === undefined) throw new HostFailure('config', `${what} ${file} does not exist`)
     return bytes
@@ -76,6 +77,11 @@ export class TlsLoader {
     }
     return undefined
   }
+}
+
+function problemOf(caFiles: readonly string[], pairs: HostTls['clientPairs'], { ca, cert, key }: Readonly<Record<'ca' | 'cert' | 'key', readonly Buffer[]>>): string | undefined {
+  const none = Buffer.alloc(0)
+  return [...caFiles.map((file, index) => authorityProblem(file, ca[index] ?? none)), ...pairs.map((pair, index) => clientProblem(pair, cert[index] ?? none, key[index] ?? none))].find((problem) => problem !== undefined)
 }
 
 interface ContextParts {
