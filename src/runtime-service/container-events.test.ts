@@ -81,7 +81,7 @@ it('sends every event with the pod and all of its containers as they are at that
   const subscription = f.events.subscribe()
   f.sandboxes.put(sandbox('p'))
   f.containers.put(container('a', 'p', 'created'))
-  f.containers.put(container('other', 'q', 'created'))
+  f.containers.put(container('nobodys', 'q', 'created'))
   f.containers.put(container('b', 'p', 'created'))
   f.containers.put(container('a', 'p', 'running'))
   f.containers.put(container('a', 'p', 'exited', { exitCode: 3, reason: 'Error' }))
@@ -92,19 +92,19 @@ it('sends every event with the pod and all of its containers as they are at that
   f.sandboxes.delete('p')
   const got = await f.received(subscription)
   assert.deepEqual(short(got), [
-    ['p', created], ['p', started], ['a', created], ['other', created], ['b', created], ['a', started], ['a', stopped], ['a', deleted], ['p', stopped], ['b', deleted], ['p', deleted],
+    ['p', created], ['p', started], ['a', created], ['b', created], ['a', started], ['a', stopped], ['a', deleted], ['p', stopped], ['b', deleted], ['p', deleted],
   ])
   const statuses = got.map((event) => [event.pod_sandbox_status?.state, event.containers_statuses.map(({ id, state }) => `${id} ${state}`).join(', ')])
   const { CONTAINER_CREATED: isCreated, CONTAINER_RUNNING: isRunning, CONTAINER_EXITED: isExited } = ContainerState
   const { SANDBOX_READY: ready, SANDBOX_NOTREADY: notready } = PodSandboxState
   assert.deepEqual(statuses, [
-    [ready, ''], [ready, ''], [ready, `a ${isCreated}`], [undefined, `other ${isCreated}`], [ready, `a ${isCreated}, b ${isCreated}`], [ready, `a ${isRunning}, b ${isCreated}`],
+    [ready, ''], [ready, ''], [ready, `a ${isCreated}`], [ready, `a ${isCreated}, b ${isCreated}`], [ready, `a ${isRunning}, b ${isCreated}`],
     [ready, `a ${isExited}, b ${isCreated}`], [ready, `b ${isCreated}`], [notready, `b ${isCreated}`], [notready, ''], [notready, ''],
   ])
   assert.deepEqual(got[0]?.pod_sandbox_status?.metadata, { name: 'p', uid: 'uid-p', namespace: 'tests', attempt: 0 })
   assert.equal(got[0]?.pod_sandbox_status?.network?.ip, '10.1.2.3')
   assert.equal(got.at(-1)?.pod_sandbox_status?.network?.ip, '')
-  assert.equal(got[6]?.containers_statuses[0]?.exit_code, 3)
+  assert.equal(got[5]?.containers_statuses[0]?.exit_code, 3)
   const times = got.map(({ created_at }) => BigInt(created_at))
   assert.ok(times.every((time, index) => index === 0 || time > (times[index - 1] ?? 0n)), 'their times order them')
   subscription.close()
@@ -145,6 +145,7 @@ it('keeps what is found ended at the first load for the subscribers, with the wh
 
 it('ends the stream of a subscriber that does not read, and of no other', async () => {
   using f = fixture({ limits: { events: 5, bytes: 1 << 20 } })
+  f.sandboxes.put(sandbox('p'))
   f.events.loaded()
   const [slow, quick] = [f.events.subscribe(), f.events.subscribe()]
   let taken = 0
@@ -174,17 +175,19 @@ it('ends the stream of a subscriber that does not read, and of no other', async 
 })
 
 it('counts bytes too', async () => {
-  using f = fixture({ limits: { events: 1000, bytes: 500 } })
+  using f = fixture({ limits: { events: 1000, bytes: 2000 } })
+  f.sandboxes.put(sandbox('p'))
   f.events.loaded()
   const slow = f.events.subscribe()
   for (let index = 0; index < 20; index++) f.containers.put(container(`c-${index}`, 'p', 'created'))
   assert.equal(slow.waiting, 0)
-  await assert.rejects(slow.forward(async () => undefined, new AbortController().signal), /\d+ events \((?:5|6)\d\d bytes\) wait for it/)
+  await assert.rejects(slow.forward(async () => undefined, new AbortController().signal), /\d+ events \(2\d\d\d bytes\) wait for it/)
 })
 
 it('keeps the newest events for who comes back, for a while', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   using f = fixture({ limits: { events: 3, bytes: 1 << 20 }, keepMs: 1000 })
+  f.sandboxes.put(sandbox('p'))
   f.events.loaded()
   const first = f.events.subscribe()
   first.close()
@@ -198,6 +201,43 @@ it('keeps the newest events for who comes back, for a while', async (t) => {
   assert.equal(late.waiting, 0)
   late.close()
   assert.match(await f.metrics.registry.metrics(), /cri_shim_container_events_discarded_total\{why="nobody came"\} 2\n/)
+})
+
+it('tells who comes back of the pods as they are by then, and of those that are gone their removal alone', async () => {
+  using f = fixture()
+  f.events.loaded()
+  f.sandboxes.put(sandbox('p'))
+  f.containers.put(container('a', 'p', 'created'))
+  f.containers.put(container('a', 'p', 'running'))
+  f.containers.put(container('a', 'p', 'exited', { exitCode: 3 }))
+  f.containers.put(container('b', 'p', 'running'))
+  f.containers.delete('a')
+  f.sandboxes.put(sandbox('gone'))
+  f.containers.put(container('c', 'gone', 'running'))
+  f.containers.delete('c')
+  f.sandboxes.delete('gone')
+  const subscription = f.events.subscribe()
+  f.containers.put(container('b', 'p', 'exited'))
+  const got = await f.received(subscription)
+  assert.deepEqual(short(got), [['p', created], ['p', started], ['a', created], ['a', started], ['a', stopped], ['b', created], ['b', started], ['a', deleted], ['gone', deleted], ['b', stopped]])
+  const statuses = got.map((event) => `${event.pod_sandbox_status?.id}: ${event.containers_statuses.map(({ id, state }) => `${id} ${state}`).join(', ')}`)
+  assert.deepEqual(statuses, [...Array.from({ length: 8 }, () => `p: b ${ContainerState.CONTAINER_RUNNING}`), 'gone: ', `p: b ${ContainerState.CONTAINER_EXITED}`])
+  const times = got.map(({ created_at }) => BigInt(created_at))
+  assert.ok(times.every((time, index) => index === 0 || time > (times[index - 1] ?? 0n)), 'it is told when it happened')
+  subscription.close()
+})
+
+it('keeps no more for the next subscriber than it could have waiting', async () => {
+  using f = fixture({ limits: { events: 100, bytes: 2000 } })
+  f.sandboxes.put(sandbox('p'))
+  f.events.loaded()
+  for (let index = 0; index < 20; index++) f.containers.put(container(`c-${index}`, 'p', 'created'))
+  for (let index = 0; index < 19; index++) f.containers.delete(`c-${index}`)
+  const subscription = f.events.subscribe()
+  const got = await f.received(subscription)
+  assert.ok(got.length > 3 && got.length < 39, String(got.length))
+  assert.deepEqual(short(got).at(-1), ['c-18', deleted])
+  subscription.close()
 })
 
 it('bounds the subscribers', () => {

@@ -35,6 +35,13 @@ interface Deferred {
   readonly sandboxId: string
 }
 
+/** What happened while nobody listened. */
+interface Kept extends Deferred {
+  readonly createdAt: string
+  /** The sandbox's last record, when it is its removal. */
+  readonly removed: Sandbox | undefined
+}
+
 const hasEnded = (sandbox: Sandbox): boolean => sandbox.state === 'notready' && sandbox.pid === 0
 
 /**
@@ -80,7 +87,7 @@ export class ContainerEvents {
   readonly #discarded: Counter<'why'>
   #deferred: Deferred[] | undefined = []
   /** What waits for the next subscriber; undefined when nobody is expected. */
-  #kept: EventSubscription | undefined
+  #kept: Kept[] | undefined
   #forget: NodeJS.Timeout | undefined
 
   constructor(options: ContainerEventsOptions) {
@@ -118,7 +125,11 @@ export class ContainerEvents {
     if (this.#subscriptions.size >= this.#maxSubscribers) {
       throw resourceExhausted(`${this.#subscriptions.size} clients follow container events already, which is the limit; end those that are not needed`)
     }
-    const subscription = this.#kept ?? new EventSubscription(this.#limits)
+    const subscription = new EventSubscription(this.#limits)
+    for (const event of this.#kept ?? []) {
+      const bytes = this.#encode(event)
+      if (bytes !== undefined) this.#discarded.inc({ why: 'nobody came' }, subscription.keep(bytes))
+    }
     clearTimeout(this.#forget)
     this.#kept = undefined
     this.#subscriptions.add(subscription)
@@ -136,9 +147,9 @@ export class ContainerEvents {
 
   #keep(): void {
     clearTimeout(this.#forget)
-    this.#kept = new EventSubscription(this.#limits)
+    this.#kept = []
     this.#forget = setTimeout(() => {
-      this.#discarded.inc({ why: 'nobody came' }, this.#kept?.waiting ?? 0)
+      this.#discarded.inc({ why: 'nobody came' }, this.#kept?.length ?? 0)
       this.#kept = undefined
     }, this.#keepMs).unref()
   }
@@ -150,33 +161,38 @@ export class ContainerEvents {
         this.#deferred.push({ type, id, sandboxId })
         continue
       }
-      if (this.#subscriptions.size === 0 && this.#kept === undefined) return
-      try {
-        this.#send(this.#encode(type, id, sandboxId, removed))
-        this.#total.inc({ type: typeNames[type] ?? String(type) })
-      } catch (error) {
-        // Whoever changed the record has nothing to do with it.
-        this.#log.error({ err: error, container: id, type }, 'an event of a container cannot be told; the kubelet sees the change at its next relist')
+      const event = { type, id, sandboxId, createdAt: String(nowNanoseconds()), removed }
+      const kept = this.#subscriptions.size === 0 ? this.#kept : undefined
+      if (kept !== undefined && kept.push(event) > this.#limits.events) {
+        kept.shift()
+        this.#discarded.inc({ why: 'nobody came' })
       }
+      const bytes = this.#subscriptions.size === 0 ? undefined : this.#encode(event)
+      if (bytes !== undefined) this.#send(bytes)
+      if (kept !== undefined || bytes !== undefined) this.#total.inc({ type: typeNames[type] ?? String(type) })
     }
   }
 
-  #encode(type: ContainerEventType, id: string, sandboxId: string, removed: Sandbox | undefined): Buffer {
+  /** Undefined for what cannot be told: a kubelet breaks down at an event without a pod, and one about a pod that is gone is over, but for its removal. */
+  #encode({ type, id, sandboxId, createdAt, removed }: Kept): Buffer | undefined {
     const { sandboxes, containers, images } = this.#deps
-    const sandbox = sandboxes.get(sandboxId) ?? removed
-    const event: Init<ContainerEventResponse> = {
-      container_id: id, container_event_type: type, created_at: String(nowNanoseconds()),
-      pod_sandbox_status: sandbox === undefined ? null : sandboxStatusMessage(sandbox),
-      containers_statuses: containersOf(containers, sandboxId).map((container) => containerStatusMessage(container, images)),
+    const sandbox = sandboxes.get(sandboxId) ?? (type === deleted ? removed : undefined)
+    if (sandbox === undefined) return undefined
+    try {
+      const event: Init<ContainerEventResponse> = {
+        container_id: id, container_event_type: type, created_at: createdAt,
+        pod_sandbox_status: sandboxStatusMessage(sandbox),
+        containers_statuses: containersOf(containers, sandboxId).map((container) => containerStatusMessage(container, images)),
+      }
+      return messageCodec(criProtos(), 'runtime.v1.ContainerEventResponse').serialize(event)
+    } catch (error) {
+      // Whoever changed the record has nothing to do with it.
+      this.#log.error({ err: error, container: id, type }, 'an event of a container cannot be told; the kubelet sees the change at its next relist')
+      return undefined
     }
-    return messageCodec(criProtos(), 'runtime.v1.ContainerEventResponse').serialize(event)
   }
 
   #send(event: Buffer): void {
-    if (this.#kept !== undefined) {
-      this.#discarded.inc({ why: 'nobody came' }, this.#kept.keep(event))
-      return
-    }
     for (const subscription of this.#subscriptions) {
       const behind = subscription.waiting
       if (subscription.push(event)) continue
