@@ -73,6 +73,7 @@ describe('reasons', () => {
     assert.deepEqual([exitReason(0, false), exitReason(3, false), exitReason(137, true)], ['Completed', 'Error', 'OOMKilled'])
     for (const [message, exitCode, reason] of [
       ['exec: "nope": executable file not found in $PATH', 127, 'ContainerCannotRun'], ['exec: "/x": permission denied', 126, 'ContainerCannotRun'],
+      ['exec: "/etc": is a directory', 126, 'ContainerCannotRun'],
       ['exec format error', 126, 'ContainerCannotRun'], ['cgroups: cannot enter', 128, 'StartError'],
     ] as const) assert.deepEqual([startFailure(message).exitCode, startFailure(message).reason], [exitCode, reason])
   })

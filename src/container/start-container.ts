@@ -21,7 +21,7 @@ const containerdCleanUpMs = 15_000
 /** Why and with which exit code a container could not be started, as `kubectl describe pod` shows it. */
 export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 'exitCode' | 'message'> {
   if (/executable file not found|exec: .*no such file or directory|stat .*: no such file or directory/.test(message)) return { reason: 'ContainerCannotRun', exitCode: 127, message }
-  if (/exec: .*permission denied|exec .*: permission denied|exec format error/.test(message)) return { reason: 'ContainerCannotRun', exitCode: 126, message }
+  if (/exec: .*(?:permission denied|is a directory)|exec .*: permission denied|exec format error/.test(message)) return { reason: 'ContainerCannotRun', exitCode: 126, message }
   return { reason: 'StartError', exitCode: 128, message }
 }
 
@@ -107,16 +107,19 @@ async function rootfsMounts({ containerd }: ContainerDeps, ctx: Ctx, { id, metad
   return labelledMounts(mounts, record === undefined || record.spec === null ? '' : parseOciSpec(record.spec.value).linux?.mountLabel ?? '')
 }
 
+/** containerd's own directory for the task; runc's and crun's for the container. */
+const leftOver = /mkdir \S+: file exists|container (?:with given ID|`\S+`) already exists/
+
 /**
  * A start that an earlier process of this service was killed in is undone by containerd in its own time, and its directory is in the way until
- * then. There is no event for that.
+ * then. There is no event for that. containerd 2 may give that up and leave what the OCI runtime has of it: it removes that when the next one fails.
  */
 async function whenCleanedUp(ctx: Ctx, create: () => Promise<number>): Promise<number> {
   for (const end = performance.now() + containerdCleanUpMs; ;) {
     try {
       return await create()
     } catch (error) {
-      if (performance.now() > end || !/mkdir \S+: file exists/.test(messageOf(error))) throw error
+      if (performance.now() > end || !leftOver.test(messageOf(error))) throw error
       await pause(100, ctx.signal)
     }
   }
