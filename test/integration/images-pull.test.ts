@@ -205,7 +205,8 @@ describe('PullImage', { skip: skipUnlessRoot }, () => {
     assert.equal(during.length, 1)
     const held = await node.ctr('leases', 'ls')
     assert.match(held, new RegExp(during[0] ?? ''))
-    for (const digest of [config, manifest]) assert.ok(await node.api.content.info(node.ctx, digest), 'stored already')
+    // They are stored beside the downloads.
+    for (const digest of [config, manifest]) await eventually(`${digest} in the content store`, async () => node.api.content.info(node.ctx, digest))
     // A garbage collection in the middle takes nothing of it.
     await node.api.leases.create(node.ctx, 'collector', 60_000)
     await node.api.leases.delete(node.ctx, 'collector', true)
