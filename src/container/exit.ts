@@ -18,9 +18,10 @@ export function exitReason(exitCode: number, oomKilled: boolean): string {
 /**
  * A container's init has ended: the task is deleted, its last output written, the status recorded. The out-of-memory count is read from
  * the cgroup before the task is deleted and the cgroup with it, so it does not matter whether containerd's OOM event comes before or
- * after the exit. Idempotent; `known` is what is known of the end in case containerd has forgotten it, undefined when nothing is.
+ * after the exit. Idempotent; `known` is what is known of the end in case containerd has forgotten it, undefined when nothing is. With the `pid`
+ * that ended, the end of an earlier task of the container (whose start was cut off) is told from that of the one it has now.
  */
-export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, known: TaskExit | undefined): Promise<void> {
+export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, known: TaskExit & { readonly pid?: number } | undefined): Promise<void> {
   await deps.teardown.exclusive(id, async () => {
     const container = deps.containers.get(id)
     // One whose start was cut off before its process ran (see recoverContainer) is still to be started.
@@ -29,6 +30,7 @@ export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, know
       await deps.containerd.tasks.delete(ctx, id)
       return
     }
+    if (known?.pid !== undefined && known.pid !== container.status.pid && (await deps.containerd.tasks.get(ctx, id))?.state === 'running') return
     const oomKilled = container.oomKilled || (container.cgroups !== undefined && ((await deps.host.oomKillCount(container.cgroups)) ?? 0) > 0)
     if (known !== undefined) await note(deps, ctx, container, { ...endOf(known), oomKilled })
     const exit = await deps.containerd.tasks.delete(ctx, id) ?? known
@@ -37,8 +39,9 @@ export async function handleExit(deps: ContainerDeps, ctx: Ctx, id: string, know
 }
 
 /** How a container ended of which nobody knows: as containerd's CRI plugin gives it. */
-const unknownEnd = {
-  exitCode: 255, reason: 'Unknown', message: 'the container ended while nobody watched (its task was deleted by another client of containerd, or its shim died): its exit code is not known',
+export const unknownEnd = {
+  exitCode: 255, reason: 'Unknown',
+  message: 'the container ended while nobody watched (the node or containerd was restarted, its shim died, or its task was deleted by another client of containerd): its exit code is not known',
 }
 
 function endOf(exit: TaskExit): { readonly exitCode: number; readonly finishedAt: bigint } {

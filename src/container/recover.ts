@@ -13,23 +13,23 @@ import type { Container, ContainerStatus } from '../state/records.ts'
 import { decodeStatus, namesIn, readJson } from '../state/status-file.ts'
 import { intentPath } from './create-container.ts'
 import type { ContainerDeps } from './deps.ts'
-import { finish, handleExit } from './exit.ts'
+import { finish, handleExit, unknownEnd } from './exit.ts'
 import { fifoPaths } from './fifos.ts'
 import { removeContainerState } from './image-volumes.ts'
 import { removeContainer } from './remove-container.ts'
 import { saveStatus, statusPath } from './status.ts'
 
-/** As containerd's CRI plugin gives it when nobody knows any more how a container ended. */
-const unknownExitCode = 255
 /** A killed process that has not been reaped by then hangs in the kernel. */
 const execEndMs = 10_000
 
 /**
  * Puts one container of containerd's record into the store, in the state that it is in now: what ended while this service was away gets
  * its real exit code from the task, output goes on being read, a start that was cut off is undone. A container that was never made to
- * the end is removed instead.
+ * the end is removed instead. One that ran and has no task any more is given to `lost`, which sees to its end.
  */
-export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: ContainerRecord, task: TaskProcess | undefined): Promise<void> {
+export async function recoverContainer(
+  deps: ContainerDeps, ctx: Ctx, record: ContainerRecord, task: TaskProcess | undefined, lost: (container: Container) => Promise<void>,
+): Promise<void> {
   const { id } = record
   const { layout } = deps
   if (existsSync(intentPath(layout.containerDir(id)))) {
@@ -68,12 +68,8 @@ export async function recoverContainer(deps: ContainerDeps, ctx: Ctx, record: Co
   if (task !== undefined) await deps.teardown.destroy(ctx, id)
   if (status.state === 'created') await deps.host.removeTree(layout.containerIoDir(id))
   else if (stored?.ended !== undefined && status.state === 'running') await finish(deps, ctx, container, stored.ended)
-  else if (status.state !== 'exited' || stored === undefined) {
-    await finish(deps, ctx, container, {
-      exitCode: unknownExitCode, finishedAt: nowNanoseconds(), oomKilled: container.oomKilled, reason: 'Unknown',
-      message: 'the container ended while nobody watched (the node was restarted, or its shim died): its exit code is not known',
-    })
-  }
+  else if (status.state === 'running') await lost(container)
+  else if (status.state !== 'exited' || stored === undefined) await finish(deps, ctx, container, { ...unknownEnd, finishedAt: nowNanoseconds(), oomKilled: container.oomKilled })
 }
 
 /**

@@ -11,6 +11,7 @@ const service = 'containerd.services.events.v1.Events'
 /** The events that this service follows, by message name. */
 const followed = [
   'containerd.events.TaskExit',
+  'containerd.events.TaskDelete',
   'containerd.events.TaskOOM',
   'containerd.services.images.v1.ImageCreate',
   'containerd.services.images.v1.ImageUpdate',
@@ -37,7 +38,7 @@ export class EventsService {
   async *subscribe(ctx: Ctx): AsyncGenerator<ContainerdEvent | { readonly name: 'synced' }, void, undefined> {
     const namespace = this.#client.namespace
     const probe = `/cri-shim/subscribed/${randomUUID()}`
-    const filters = [`namespace==${namespace},topic~="^/tasks/(exit|oom)$"`, `namespace==${namespace},topic~="^/images/"`, `namespace==${namespace},topic=="${probe}"`]
+    const filters = [`namespace==${namespace},topic~="^/tasks/(exit|delete|oom)$"`, `namespace==${namespace},topic~="^/images/"`, `namespace==${namespace},topic=="${probe}"`]
     const stop = new AbortController()
     const stream = this.#client.serverStream(withSignal(ctx, AbortSignal.any([ctx.signal, stop.signal])), service, 'Subscribe', { filters }, 'events')
     const probing = new AbortController()

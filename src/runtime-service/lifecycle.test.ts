@@ -32,7 +32,7 @@ const until = async (holds: () => boolean): Promise<void> => {
 }
 
 /** A containerd that a test turns as it likes; what is below it is not this folder's business. */
-async function fixture() {
+async function fixture({ wordOfEndMs = 600_000 } = {}) {
   const stack = new AsyncDisposableStack()
   const dir = stack.use(await mkdtempDisposable(join(tmpdir(), 'cri-shim-lifecycle-')))
   const layout = new Layout(join(dir.path, 'root'), join(dir.path, 'state'))
@@ -119,7 +119,7 @@ async function fixture() {
   const background = new Background(log, createMetrics())
   const lifecycle = new Lifecycle({
     deps, containerd: containerd as never, background, ctx, reloadImages: async () => undefined, imageChanged: async () => undefined, netnsExists: async () => true,
-    attachedToNetworks: async () => new Set(), removeLeftovers: async () => undefined,
+    attachedToNetworks: async () => new Set(), removeLeftovers: async () => undefined, wordOfEndMs,
   })
   stack.defer(async () => {
     stop.abort(new Error('over'))
@@ -138,8 +138,12 @@ async function fixture() {
       await until(() => lifecycle.gate !== undefined)
       await until(() => lifecycle.gate === undefined)
     },
-    exit(id: string, exitStatus: number) {
-      events.push({ name: 'containerd.events.TaskExit', topic: '/tasks/exit', message: { container_id: id, id, pid: 7, exit_status: exitStatus, exited_at: { seconds: '100', nanos: 5 } } })
+    exit(id: string, exitStatus: number, pid = 7) {
+      events.push({ name: 'containerd.events.TaskExit', topic: '/tasks/exit', message: { container_id: id, id, pid, exit_status: exitStatus, exited_at: { seconds: '100', nanos: 5 } } })
+      wake.resolve()
+    },
+    deleted(id: string, exitStatus: number, execId = '') {
+      events.push({ name: 'containerd.events.TaskDelete', topic: '/tasks/delete', message: { container_id: id, id: execId, pid: 7, exit_status: exitStatus, exited_at: { seconds: '100', nanos: 5 } } })
       wake.resolve()
     },
     runs(id: string, state: TaskProcess['state'] = 'running', exitStatus = 0) {
@@ -239,6 +243,56 @@ it('says that a container is gone, or its end unknown, when it is so', async () 
   await f.lose()
   assert.equal(f.containers.get(gone), undefined)
   assert.deepEqual([f.containers.get(lost)?.status.reason, f.containers.get(lost)?.status.exitCode], ['Unknown', 255])
+})
+
+it('waits for word of an end whose task containerd deleted as it came back, as long as the shim of the pod is there to give it', async () => {
+  await using f = await fixture()
+  await f.lifecycle.start()
+  const [deleted, exited, ran, goesOn] = [newId(), newId(), newId(), newId()]
+  f.tasks.set('s', { containerId: 's', pid: 7, state: 'running', exitStatus: 0, exitedAt: 0n })
+  for (const id of [deleted, exited, ran, goesOn]) f.containers.put(f.container(id))
+  for (const id of [deleted, exited]) f.records.add(id)
+  for (const id of [ran, goesOn]) f.runs(id)
+  await f.lose()
+  assert.deepEqual([deleted, exited].map((id) => f.containers.get(id)?.status.state), ['running', 'running'])
+  f.deleted(deleted, 9, 'exec')
+  f.deleted(deleted, 3)
+  f.exit(exited, 0)
+  // What cri-shim itself deleted was told before, and one that goes on had only an exec deleted.
+  f.deleted(goesOn, 8)
+  f.tasks.set(ran, { containerId: ran, pid: 7, state: 'stopped', exitStatus: 5, exitedAt: 99n })
+  f.exit(ran, 5)
+  await until(() => [deleted, exited, ran].every((id) => f.containers.get(id)?.status.state === 'exited'))
+  assert.deepEqual([deleted, exited, ran].map((id) => f.containers.get(id)?.status).map((status) => [status?.exitCode, status?.reason, status?.finishedAt]), [
+    [3, 'Error', 100_000_000_005n], [0, 'Completed', 100_000_000_005n], [5, 'Error', 99n],
+  ])
+  await until(() => f.background.size === 0)
+  assert.equal(f.containers.get(goesOn)?.status.state, 'running')
+})
+
+it('says that the end of a container is unknown when no word of it comes', async () => {
+  await using f = await fixture({ wordOfEndMs: 1 })
+  await f.lifecycle.start()
+  const id = newId()
+  f.tasks.set('s', { containerId: 's', pid: 7, state: 'running', exitStatus: 0, exitedAt: 0n })
+  f.containers.put(f.container(id))
+  f.records.add(id)
+  await f.lose()
+  await until(() => f.containers.get(id)?.status.state === 'exited')
+  assert.deepEqual([f.containers.get(id)?.status.reason, f.containers.get(id)?.status.exitCode], ['Unknown', 255])
+})
+
+it('does not take the end of an earlier task, whose start was cut off, for that of the one that runs now', async () => {
+  await using f = await fixture()
+  await f.lifecycle.start()
+  const [id, next] = [newId(), newId()]
+  for (const each of [id, next]) f.containers.put(f.container(each))
+  f.runs(id)
+  f.runs(next, 'stopped', 1)
+  f.exit(id, 137, 6)
+  f.exit(next, 1)
+  await until(() => f.containers.get(next)?.status.state === 'exited' && f.background.size === 0)
+  assert.deepEqual([f.containers.get(id)?.status.state, f.tasks.has(id)], ['running', true])
 })
 
 it('StopContainer notices an end whose event was lost', async () => {

@@ -3,8 +3,8 @@ import { pause } from '../concurrency/deadline.ts'
 import type { Containerd } from '../containerd/containerd.ts'
 import type { ContainerdEvent } from '../containerd/events.ts'
 import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
-import { toNanoseconds } from '../containerd/timestamp.ts'
-import { finish, handleExit, handleOom } from '../container/exit.ts'
+import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
+import { finish, handleExit, handleOom, unknownEnd } from '../container/exit.ts'
 import { removeContainerState } from '../container/image-volumes.ts'
 import { recoverContainer, releaseBlockedShims, removeOrphans } from '../container/recover.ts'
 import { type CriError, messageOf, unavailable } from '../errors/cri-error.ts'
@@ -12,7 +12,7 @@ import type { Background } from '../observability/background.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { sandboxFromRecord, undoHalfMade } from '../sandbox/recover.ts'
 import { labels } from '../state/metadata.ts'
-import type { Sandbox } from '../state/records.ts'
+import type { Container, Sandbox } from '../state/records.ts'
 import { readJson, writeJson } from '../state/status-file.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
 
@@ -33,11 +33,22 @@ export interface LifecycleOptions {
   readonly attachedToNetworks: () => Promise<ReadonlySet<string>>
   /** At the start: what else a crash may have left in containerd. */
   readonly removeLeftovers: (ctx: Ctx) => Promise<void>
+  /** See `wordOfEndMs`, its default. */
+  readonly wordOfEndMs?: number
 }
 
-const longestBackOffMs = 2_000
+/** While containerd is away. Events are told to those who are there when it is back: who comes late has missed them. */
+const reconnectMs = 100
+/** Between two lines of the log about that. */
+const awayLogMs = 10_000
+const silentShimPollMs = 2_000
 /** How long a reconciliation waits for a shim that does not say what its task does. */
 const silentShimMs = 15_000
+/**
+ * How long to wait for word of how a container ended whose task containerd (1.7 and later) deleted when it came back, because its process had ended
+ * meanwhile. The pod's shim tells again what it could not tell while containerd was away: after 1, 3, 6, 10 and 15 seconds.
+ */
+const wordOfEndMs = 20_000
 /** An exit must be handled although the service is asked to stop meanwhile; the next start would do it otherwise. */
 const handleTimeoutMs = 120_000
 const longestRetryMs = 60_000
@@ -54,6 +65,8 @@ export class Lifecycle {
   #first = true
   /** The containers whose end is being recorded. */
   readonly #ending = new Set<string>()
+  /** The running containers without a task, of whose end word may still come. */
+  readonly #missing = new Set<string>()
 
   constructor(options: LifecycleOptions) {
     this.#options = options
@@ -78,7 +91,7 @@ export class Lifecycle {
 
   async #follow(): Promise<void> {
     const { ctx, containerd } = this.#options
-    let backOffMs = 50
+    let nextLogAt = 0
     while (!ctx.signal.aborted) {
       try {
         for await (const event of containerd.events.subscribe(ctx)) {
@@ -87,7 +100,7 @@ export class Lifecycle {
             continue
           }
           await this.#reconcile()
-          backOffMs = 50
+          nextLogAt = 0
           if (this.#closedBecause !== undefined) ctx.log.info({ pods: this.#options.deps.sandboxes.size, containers: this.#options.deps.containers.size }, 'ready: following containerd')
           this.#closedBecause = undefined
           this.#loaded.resolve()
@@ -95,9 +108,11 @@ export class Lifecycle {
       } catch (error) {
         if (ctx.signal.aborted) break
         this.#closedBecause = unavailable(`containerd is not to be reached (${messageOf(error)}); pods go on, calls are answered again when it is back`, { reason: 'ContainerdUnavailable', cause: error })
-        ctx.log.warn({ err: error, retryInMs: backOffMs }, 'lost containerd')
-        await pause(backOffMs, ctx.signal).catch(() => undefined)
-        backOffMs = Math.min(backOffMs * 2, longestBackOffMs)
+        if (performance.now() >= nextLogAt) {
+          nextLogAt = performance.now() + awayLogMs
+          ctx.log.warn({ err: error }, 'lost containerd')
+        }
+        await pause(reconnectMs, ctx.signal).catch(() => undefined)
       }
     }
     this.#loaded.reject(ctx.signal.reason)
@@ -105,13 +120,15 @@ export class Lifecycle {
 
   #dispatch(event: ContainerdEvent): void {
     const { deps, background } = this.#options
-    if (event.name === 'containerd.events.TaskExit') {
-      const { container_id: containerId, id, exit_status: exitStatus, exited_at: exitedAt } = event.message
+    if (event.name === 'containerd.events.TaskExit' || event.name === 'containerd.events.TaskDelete') {
+      const { container_id: containerId, id, pid, exit_status: exitStatus, exited_at: exitedAt } = event.message
       // An exec's end is waited for by who started it.
       if (id !== containerId && id !== '') return
+      // Only what containerd deleted by itself is news.
+      if (event.name === 'containerd.events.TaskDelete' && !this.#missing.has(containerId)) return
       // One that RunPodSandbox is making has only its name reserved yet.
       if (deps.sandboxes.get(containerId) !== undefined || deps.sandboxNames.holds(containerId)) background.run('handle the exit of a pod sandbox', this.#sandboxExit(containerId))
-      else background.run('handle the exit of a container', this.#containerExit(containerId, { exitStatus, exitedAt: toNanoseconds(exitedAt) }))
+      else background.run('handle the exit of a container', this.#containerExit(containerId, { pid, exitStatus, exitedAt: toNanoseconds(exitedAt) }))
     } else if (event.name === 'containerd.events.TaskOOM') {
       background.run('note an out-of-memory kill', handleOom(deps.container, event.message.container_id))
     } else if (event.name.startsWith('containerd.services.images.')) {
@@ -120,7 +137,7 @@ export class Lifecycle {
   }
 
   /** A container that is being started is not in the way: its exit waits for its start (both hold the task). */
-  async #containerExit(id: string, exit: TaskExit): Promise<void> {
+  async #containerExit(id: string, exit: TaskExit & { readonly pid: number }): Promise<void> {
     const { deps } = this.#options
     if (deps.containers.get(id) === undefined) return
     this.#ending.add(id)
@@ -253,7 +270,7 @@ export class Lifecycle {
     const { ctx, containerd, deps } = this.#options
     ctx.log.error({ container: id }, 'the shim of a container does not answer: it is taken for what it was last')
     for (;;) {
-      await pause(longestBackOffMs, ctx.signal)
+      await pause(silentShimPollMs, ctx.signal)
       if (this.#closedBecause !== undefined) return // The next reconciliation sees to it.
       const [record, task] = await Promise.all([containerd.containers.get(ctx, id), containerd.tasks.get(ctx, id)])
       if (record === undefined) return
@@ -286,7 +303,7 @@ export class Lifecycle {
     if (known === undefined || (known.status.state === 'created' && !known.starting && task !== undefined)) {
       if (known === undefined && deps.containerNames.holds(record.id)) return
       try {
-        await recoverContainer(deps.container, ctx, record, task)
+        await recoverContainer(deps.container, ctx, record, task, async (container) => this.#lost(ctx, container))
       } finally {
         const recovered = deps.containers.get(record.id)
         if (recovered !== undefined) this.#reserve(ctx, deps.containerNames, recovered)
@@ -300,19 +317,42 @@ export class Lifecycle {
     }
     if (known.status.state !== 'running' || this.#ending.has(record.id)) return
     if (task?.state === 'stopped') await handleExit(deps.container, ctx, record.id, { exitStatus: task.exitStatus, exitedAt: task.exitedAt })
-    else if (task === undefined) await this.#lost(ctx, record.id)
+    else if (task === undefined) await this.#lost(ctx, known)
   }
 
-  /** Its task was not in the list. A start that was under way then is over by now, and its task is there. */
-  async #lost(ctx: Ctx, id: string): Promise<void> {
+  /** Its task was not in the list. As long as the pod's shim lives it may still tell how the container ended. */
+  async #lost(ctx: Ctx, { id, metadata }: Container): Promise<void> {
+    const { containerd, background } = this.#options
+    if (this.#missing.has(id)) return
+    if (await containerd.tasks.get(ctx, metadata.sandboxId) === undefined) {
+      await this.#endUnknown(ctx, id)
+      return
+    }
+    this.#missing.add(id)
+    background.run('wait for word of how a container ended', this.#awaitWord(id))
+  }
+
+  async #awaitWord(id: string): Promise<void> {
+    const { deps, ctx } = this.#options
+    const late = AbortSignal.timeout(this.#options.wordOfEndMs ?? wordOfEndMs)
+    try {
+      await deps.containers.until(id, (now) => now.status.state !== 'running', AbortSignal.any([ctx.signal, late]))
+    } catch (error) {
+      if (ctx.signal.aborted) return
+      if (!late.aborted) throw error
+      await this.#persistently('record the end of a container', id, async (handling) => this.#endUnknown(handling, id))
+    } finally {
+      this.#missing.delete(id)
+    }
+  }
+
+  /** A start that was under way when tasks were listed is over by now, and its task is there. */
+  async #endUnknown(ctx: Ctx, id: string): Promise<void> {
     const { deps, containerd } = this.#options
     await deps.container.teardown.exclusive(id, async () => {
       const known = deps.containers.get(id)
       if (known?.status.state !== 'running' || await containerd.tasks.get(ctx, id) !== undefined) return
-      await finish(deps.container, ctx, known, {
-        exitCode: 255, finishedAt: BigInt(Date.now()) * 1_000_000n, oomKilled: known.oomKilled, reason: 'Unknown',
-        message: 'the container\'s shim died while containerd was away: its exit code is not known',
-      })
+      await finish(deps.container, ctx, known, { ...unknownEnd, finishedAt: nowNanoseconds(), oomKilled: known.oomKilled })
     }, ctx.signal)
   }
 
