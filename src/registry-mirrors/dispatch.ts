@@ -1,10 +1,11 @@
 import type { X509Certificate } from 'node:crypto'
 import http, { type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
 import https from 'node:https'
-import { connect, type Socket } from 'node:net'
+import { connect, isIP, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { errnoOf } from '../errors/cri-error.ts'
 import { HostFailure } from './failures.ts'
+import { hostName } from './host-url.ts'
 
 /** For who has another host to ask. */
 export interface ConnectLead {
@@ -49,28 +50,41 @@ export async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage
     const module = url.protocol === 'https:' ? https : http
     const request = module.request(url, { agent, method, headers, signal, maxHeaderSize: maxHeadBytes })
     let timer: NodeJS.Timeout
-    const waitFor = (ms: number, what: string, isConnected: boolean): void => {
-      clearTimeout(timer)
-      timer = setTimeout(() => request.destroy(new HostFailure('unreachable', `${what} within ${ms / 1000} s`, { transient: true, timedOut: true, connected: isConnected })), ms)
+    // Node tells nothing of the end of a request that has no socket yet, and through a proxy it has none for long.
+    const fail = (error: Error): void => {
+      over()
+      request.destroy(error)
+      reject(error)
     }
+    const waitFor = (ms: number, what: (time: string) => string, isConnected: boolean): void => {
+      clearTimeout(timer)
+      timer = setTimeout(() => fail(new HostFailure('unreachable', what(`within ${ms / 1000} s`), { transient: true, timedOut: true, connected: isConnected })), ms)
+    }
+    const aborted = (): void => fail(signal.reason as Error)
+    signal.addEventListener('abort', aborted, { once: true })
+    let step: Step = 'connect'
     const lead = connectLead === undefined ? undefined : setTimeout(connectLead.overran, connectLead.ms)
     let stopLooking: (() => void) | undefined
     const connected = (): void => {
       seen.connected = true
       clearTimeout(lead)
-      waitFor(headerTimeoutMs, 'no answer', true)
+      waitFor(headerTimeoutMs, (time) => `no answer ${time}`, true)
     }
     const over = (): void => {
       clearTimeout(timer)
       clearTimeout(lead)
+      signal.removeEventListener('abort', aborted)
       stopLooking?.()
     }
-    waitFor(dialTimeoutMs, 'no connection', false)
+    waitFor(dialTimeoutMs, (time) => notConnected[step](time), false)
     request.once('socket', (socket) => {
       if (!request.reusedSocket && isConnecting(socket)) {
         // A certificate that is not trusted ends the socket at once, and with it what there is to know of it.
         if (url.protocol === 'https:') socket.prependOnceListener('secure', () => lookAt(socket as TLSSocket, seen))
         socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', connected)
+        step = stepOf(socket, url)
+        socket.once('lookup', () => { step = 'connect' })
+        socket.once('connect', () => { step = 'tls' })
         return
       }
       connected()
@@ -96,10 +110,23 @@ export async function dispatch(url: URL, how: Dispatch): Promise<IncomingMessage
     // Whatever else Node ends in silence must not be waited for: the timers have no request to end any more.
     request.once('close', () => {
       over()
-      reject(signal.aborted ? signal.reason as Error : new HostFailure('unreachable', 'connection broken off', { transient: true }))
+      reject(new HostFailure('unreachable', 'connection broken off', { transient: true }))
     })
     request.end(body)
   })
+}
+
+type Step = 'lookup' | 'connect' | 'tls'
+
+const notConnected: Readonly<Record<Step, (time: string) => string>> = {
+  lookup: (time) => `its host name was not found ${time}: DNS is slow or does not answer`,
+  connect: (time) => `no connection ${time}`,
+  tls: (time) => `it was reached, and TLS was not set up ${time}: it hangs, or large packets are lost on the way (MTU)`,
+}
+
+function stepOf(socket: Socket, url: URL): Step {
+  if (!socket.connecting) return 'tls'
+  return isIP(hostName(url.host)) === 0 ? 'lookup' : 'connect'
 }
 
 /** Through a proxy the socket arrives when its tunnel stands. `secureConnecting` is not in Node's documentation, hence the doubt. */

@@ -8,7 +8,7 @@ import { type HostsFile, parseHostsFile } from './hosts-file.ts'
 import { apiHost, isLoopback, withoutSecrets } from './host-url.ts'
 import type { ImageRef } from './image-ref.ts'
 import { type NearMiss, nearMisses, usualRoots } from './near-misses.ts'
-import { proxyFor } from './proxy.ts'
+import { proxyFor, proxyProblem } from './proxy.ts'
 import { type Capability, noTls, type RegistryHost } from './registry-host.ts'
 import { hostDirNames, resolveHosts } from './resolve-hosts.ts'
 import type { RegistrySettings } from './settings.ts'
@@ -213,8 +213,7 @@ async function unusableTls(host: RegistryHost, tls: TlsLoader): Promise<string |
 }
 
 function unusableProxy(proxy: string | undefined): string | undefined {
-  const scheme = proxy === undefined ? undefined : /^([a-z][a-z0-9+.-]*):/i.exec(proxy)?.[1]?.toLowerCase()
-  return scheme === undefined || scheme === 'http' || scheme === 'https' ? undefined : `proxies of kind ${scheme} are not supported: HTTPS_PROXY must be an http:// address`
+  return proxy === undefined ? undefined : proxyProblem(proxy)
 }
 
 async function credentialSources(host: RegistryHost, image: CredentialImage, credentials: Credentials, warnings: string[]): Promise<string[]> {

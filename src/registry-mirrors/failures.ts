@@ -175,8 +175,16 @@ export function failureOfError(error: unknown): HostFailure {
     const name = /\["(.*)"\]$/s.exec(messageOf(error))?.[1] ?? ''
     return new HostFailure('config', `header "${safeText(name, 60)}" of registry.headers is not one that HTTP allows`)
   }
-  if (errno === 'ERR_PROXY_TUNNEL') return new HostFailure('unreachable', 'the HTTP proxy refused the connection', { cause: error })
+  if (errno === 'ERR_PROXY_TUNNEL') return tunnelFailure(error)
   return new HostFailure('unreachable', errno ?? safeText(messageOf(error)), { cause: error })
+}
+
+/** What a proxy answered to CONNECT. */
+function tunnelFailure(error: unknown): HostFailure {
+  const status = error instanceof Error && 'statusCode' in error && Number.isInteger(error.statusCode) ? Number(error.statusCode) : undefined
+  if (status === 407) return new HostFailure('unreachable', 'it wants a user name and password (407)', { cause: error })
+  if (status !== undefined) return new HostFailure('unreachable', `it refused the connection (${status} ${statusText[status] ?? 'unexpected answer'})`, { transient: status >= 500, cause: error })
+  return new HostFailure('unreachable', 'it gave no connection', { cause: error })
 }
 
 /** Text that somebody else wrote, fit for an error: one line, short, URLs without user, query and fragment, nothing that looks like a token. */

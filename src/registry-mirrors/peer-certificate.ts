@@ -5,7 +5,7 @@ import { errnoOf } from '../errors/cri-error.ts'
 import { authorityOf, dayOf, expiredOf, isoDate, nameOf, namesOf, subjectsOf } from './certificates.ts'
 import { HostFailure } from './failures.ts'
 import { hostName } from './host-url.ts'
-import { proxyFor } from './proxy.ts'
+import { proxyFor, proxyProblem } from './proxy.ts'
 import { noTls, type RegistryHost } from './registry-host.ts'
 import { remedyPlace } from './tls-failures.ts'
 import { TlsLoader } from './tls-material.ts'
@@ -49,7 +49,7 @@ export async function peerCertificate(host: RegistryHost, options: PeerCertifica
   if (!URL.canParse(host.url)) return undefined
   const url = new URL(host.url.replace(/^http:/, 'https:'))
   const proxy = proxyFor(url, env)
-  if (proxy !== undefined && !/^https?:/i.test(proxy)) return undefined
+  if (proxy !== undefined && proxyProblem(proxy) !== undefined) return undefined
   const agent = new https.Agent({ secureContext: material.secureContext, rejectUnauthorized: false, ...(proxy === undefined ? {} : { proxyEnv: { HTTPS_PROXY: proxy } }) })
   const seen = await new Promise<{ readonly certificate: X509Certificate; readonly errno: string | undefined } | undefined>((resolve) => {
     const request = https.request(url, { agent, method: 'HEAD', signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]) })

@@ -15,7 +15,31 @@ export function proxyFor(url: URL, env: Readonly<Record<string, string | undefin
   if (proxy === undefined || proxy === '' || isLoopback(url.host)) return undefined
   const port = url.port === '' ? (url.protocol === 'https:' ? 443 : 80) : Number(url.port)
   if (isExempt(hostName(url.host), port, read('NO_PROXY') ?? '')) return undefined
-  return /^[a-z][a-z0-9+.-]*:\/\//i.test(proxy) ? proxy : `http://${proxy}`
+  const written = proxy.trim()
+  return /^[a-z][a-z0-9+.-]*:\/\//i.test(written) ? written : `http://${written}`
+}
+
+/** Why a proxy cannot be used as it is written, undefined when it can. Repeats nothing of it. */
+export function proxyProblem(proxy: string): string | undefined {
+  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(proxy)?.[1]?.toLowerCase()
+  if (scheme !== 'http' && scheme !== 'https') return `proxies of kind ${scheme} are not supported: HTTPS_PROXY must be an http:// address`
+  // What Node makes of it, and no more: a quote or a space in it is a mistake of whoever wrote the unit.
+  const isAddress = URL.canParse(proxy) && !/[\s"']/.test(proxy) && /^(?:[\p{L}\p{N}._-]+|\[[0-9a-f:.]+\])$/iu.test(new URL(proxy).hostname) && canDecode(new URL(proxy))
+  return isAddress ? undefined : 'HTTP_PROXY or HTTPS_PROXY of the service is not the address of a proxy: it is written http://proxy.example:3128, and @ : / % in a password as %40 %3A %2F %25'
+}
+
+/** For people, without its credentials. */
+export function proxyName(proxy: string): string {
+  return URL.canParse(proxy) ? new URL(proxy).host : 'that is configured'
+}
+
+function canDecode({ username, password }: URL): boolean {
+  try {
+    decodeURIComponent(`${username}${password}`)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function isExempt(host: string, port: number, noProxy: string): boolean {

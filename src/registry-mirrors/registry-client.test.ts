@@ -174,7 +174,7 @@ test('a host that never finishes connecting is given up after its dial_timeout',
   const good = await t.registry()
   const configPath = await t.certsD(`server = "${good.url}"\n[host."${dead.url}"]\ndial_timeout = "200ms"\n`)
   assert.equal((await t.client({ configPath }).resolve(ref, null, ctx)).host, good.host)
-  assert.match(t.logged, /no connection within 0\.2 s/)
+  assert.match(t.logged, /TLS was not set up within 0\.2 s/)
 })
 
 test('what the registry itself says decides the code', async () => {
@@ -594,6 +594,38 @@ test('proxies', async () => {
   await t.client({ env }).resolve(parseImageRef(`${plain.host}/team/app:1.0`), null, ctx)
   assert.equal(proxy.seen.length, 1, 'never for this machine')
   await failure(t.client({ env: { HTTPS_PROXY: 'socks5://user:hunter2@127.0.0.1:1' } }).resolve(ref, null, ctx), Code.FAILED_PRECONDITION, /proxies of kind socks5 are not supported/)
+})
+
+test('a proxy that is the one in trouble is named, and waited for no longer than the host would be', { timeout: 20_000 }, async () => {
+  const sockets = new Set<net.Socket>()
+  const proxy = async (answer: string): Promise<string> => {
+    const server = net.createServer((socket) => sockets.add(socket.on('error', () => {}).on('data', () => socket.write(answer)))).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    t.cleanups.push(() => {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    })
+    return `127.0.0.1:${(server.address() as AddressInfo).port}`
+  }
+  const configPath = await t.certsD('server = "https://registry.test"\ndial_timeout = "300ms"\n')
+  const through = (address: string): RegistryClient => t.client({ configPath, env: { HTTPS_PROXY: address } })
+  const cases: readonly (readonly [string, RegExp])[] = [
+    [`127.0.0.1:${await closedPort()}`, /: connection refused$/], [await proxy(''), /: no connection within 0\.3 s \(3 times\)$|: no connection within 0\.3 s$/],
+    [await proxy('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n'), /: it wants a user name and password \(407\)$/], [await proxy('HTTP/1.1 403 Forbidden\r\n\r\n'), /: it refused the connection \(403 forbidden\)$/], [await proxy('SSH-2.0-x\r\n\r\n'), /: it gave no connection$/],
+  ]
+  for (const [address, why] of cases) await failure(through(`http://user:hunter2@${address}`).resolve(ref, null, ctx), Code.UNAVAILABLE, new RegExp(`registry\\.test: by the HTTP proxy ${address}${why.source}`))
+  for (const address of ['http://', 'http://user:hunter2@127.0.0.1:99999', '"http://127.0.0.1:3128"', 'http://user:hunter2%zz@127.0.0.1:3128', 'http://a b:3128']) {
+    const error = await through(address).resolve(ref, null, ctx).then(() => assert.fail('it did not fail'), (reason: unknown) => reason)
+    assert.ok(error instanceof CriError && error.code === Code.FAILED_PRECONDITION && error.message.includes('is not the address of a proxy') && !error.message.includes('hunter2'), String(error))
+  }
+  // Whoever waits for the proxy may give up.
+  const silent = await proxy('')
+  const gone = new AbortController()
+  const waiting = t.client({ env: { HTTPS_PROXY: `http://${silent}` } }).resolve(ref, null, { ...ctx, signal: gone.signal })
+  const before = sockets.size
+  while (sockets.size === before) await new Promise((resolve) => { setTimeout(resolve, 5) })
+  gone.abort(new Error('not wanted any more'))
+  await assert.rejects(waiting, /not wanted any more/)
 })
 
 test('a registry in plain HTTP that sends everybody on to its TLS is one registry, credential and all', async () => {

@@ -6,7 +6,7 @@ import { discardBody } from './body-reader.ts'
 import { type ConnectLead, dispatch, type Seen, StaleConnection } from './dispatch.ts'
 import { failureOfError, HostFailure, safeText } from './failures.ts'
 import { isLoopback, portOf } from './host-url.ts'
-import { proxyFor } from './proxy.ts'
+import { proxyFor, proxyName, proxyProblem } from './proxy.ts'
 import { type Headers, type HostTls, type RegistryHost, requestHeaders } from './registry-host.ts'
 import { SocketReads } from './socket-reads.ts'
 import { isNotTls, tlsFailure } from './tls-failures.ts'
@@ -128,8 +128,14 @@ export class Transport {
         return this.#sendOnce(host, url, own, request)
       }
       if (url.protocol === 'http:' && host.protocol === 'https-or-http') this.#plain.delete(host.host)
-      throw await tlsFailure(error, { url, host, own, seen }) ?? failureOfError(error)
+      throw await tlsFailure(error, { url, host, own, seen }) ?? this.#throughProxy(failureOfError(error), url, seen)
     }
+  }
+
+  /** Until it is connected, what fails is the way to the proxy, or what the proxy says. */
+  #throughProxy(failure: HostFailure, url: URL, seen: Seen): HostFailure {
+    const proxy = seen.connected === true || failure.kind !== 'unreachable' ? undefined : proxyFor(url, this.#options.env)
+    return proxy === undefined ? failure : failure.with(`by the HTTP proxy ${safeText(proxyName(proxy), 80)}: ${failure.message}`)
   }
 
   /** Names of this machine are as many as images may have. */
@@ -263,8 +269,8 @@ function merged(global: Headers, host: Headers): Record<string, string[] | strin
 
 function proxyOptions(proxy: string | undefined): { readonly proxyEnv?: Record<string, string> } {
   if (proxy === undefined) return {}
-  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(proxy)?.[1]?.toLowerCase()
-  if (scheme !== 'http' && scheme !== 'https') throw new HostFailure('config', `proxies of kind ${scheme} are not supported: HTTPS_PROXY must be an http:// address`)
+  const problem = proxyProblem(proxy)
+  if (problem !== undefined) throw new HostFailure('config', problem)
   // Which requests are exempt is decided already.
   return { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }
 }
