@@ -4,6 +4,7 @@ import type { Diagnostics, Origin } from './diagnostics.ts'
 import { editDistance } from './edit-distance.ts'
 import { type Key, PLUGIN_IDS, V1_PLUGIN_ID } from './keys.ts'
 import { LEGACY_DEFAULT_RUNTIME, LEGACY_UNTRUSTED_RUNTIME, type Layout, type LayoutNode, dottedKey, guessKey, sectionLayout, tableHeader } from './layout.ts'
+import { type OwnPulls, collectOwnPulls } from './own-pulls.ts'
 import { type Value, parseValue } from './values.ts'
 
 /** The tables of containerd 1.x that stood for a runtime, and the runtime's name. */
@@ -48,6 +49,7 @@ export class Collected {
   readonly foreign: ForeignSection[] = []
   /** Files that containerd's tasks service is configured with. */
   readonly tasksService = new Map<TasksServiceFile, { readonly value: string; readonly origin: Origin }>()
+  readonly ownPulls: OwnPulls = { annotated: new Map() }
   /** containerd's own socket, from its part of the file. */
   grpcAddress: { readonly value: string; readonly origin: Origin } | undefined
 
@@ -82,6 +84,7 @@ function concreteId(id: string, names: readonly string[]): string {
 export function collectFile(file: ConfigFile, collected: Collected, diagnostics: Diagnostics): void {
   collectGrpcAddress(file, collected)
   collectTasksService(file, collected)
+  collectOwnPulls(file, collected.ownPulls)
   const plugins = file.tree['plugins']
   if (plugins === undefined) return
   if (!isTable(plugins)) {

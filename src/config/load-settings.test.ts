@@ -238,6 +238,33 @@ test('containerd\'s address: our key, else grpc.address (or its plugin section i
   assert.equal(load('version = 2\n[grpc]\naddress = ""'), 'unix:///run/containerd/containerd.sock')
 })
 
+test('what containerd 2.1 is told about its own pulls elsewhere counts where it would: not in a file of 1.x, not beside settings that only the CRI section has', () => {
+  using host = new TestHost()
+  const pulls = (text: string): readonly [number, boolean] => {
+    const { settings, diagnostics } = loadSettings({ file: host.write('config.toml', text), host: host.host })
+    assert.deepEqual(diagnostics, [])
+    return [settings.maxConcurrentDownloads, settings.disableSnapshotAnnotations]
+  }
+  const images = '[plugins."io.containerd.cri.v1.images"]\n'
+  const transfer = '[plugins."io.containerd.transfer.v1.local"]\nmax_concurrent_downloads = 8\n'
+  const proxy = (value: string): string => `[proxy_plugins.stargz]\ntype = "snapshot"\naddress = "/s"\n[proxy_plugins.stargz.exports]\nenable_remote_snapshot_annotations = ${value}\n`
+  const stargz = `version = 3\n${images}snapshotter = "stargz"\n`
+  assert.deepEqual(pulls(`${stargz}${transfer}${proxy('"true"')}`), [8, false])
+  assert.deepEqual(pulls(`${stargz}max_concurrent_downloads = 3\ndisable_snapshot_annotations = true\n${transfer}${proxy('"true"')}`), [8, false], 'a printed default')
+  assert.deepEqual(pulls(`${stargz}${proxy('"false"')}`), [3, true])
+  assert.deepEqual(pulls(`${stargz}${proxy('true')}`), [3, true], 'containerd wants a string')
+  assert.deepEqual(pulls(`version = 3\n${proxy('"true"')}`), [3, true], 'nobody uses it')
+  assert.deepEqual(pulls(`version = 3\n[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.lazy]\nruntime_type = "io.containerd.runc.v2"\nsnapshotter = "stargz"\n${proxy('"true"')}`), [3, false])
+  assert.deepEqual(pulls(`${stargz}use_local_image_pull = true\n${transfer}${proxy('"true"')}`), [3, true])
+  assert.deepEqual(pulls(`${stargz}max_concurrent_downloads = 5\n${transfer}${proxy('"true"')}`), [5, true])
+  assert.deepEqual(pulls(`${stargz}image_pull_with_sync_fs = true\n${transfer}`), [3, true])
+  assert.deepEqual(pulls(`version = 3\n${images}disable_snapshot_annotations = false\n${transfer}`), [3, false])
+  assert.deepEqual(pulls(`version = 3\n${transfer}[plugins."io.containerd.cri.v1.images".registry.mirrors."docker.io"]\nendpoint = ["https://m"]\n`), [3, true])
+  assert.deepEqual(pulls(`version = 2\n${transfer}`), [3, true])
+  const { sources } = loadSettings({ file: host.write('config.toml', `version = 3\n${transfer}`), host: host.host })
+  assert.match(formatSource(sourceOf(sources, 'maxConcurrentDownloads')), /config\.toml:3.*containerd's transfer plugin/)
+})
+
 test('files with blockio and RDT classes: our keys, else those of containerd\'s tasks service', () => {
   using host = new TestHost()
   const load = (text: string): readonly string[] => {

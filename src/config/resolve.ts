@@ -74,9 +74,9 @@ class Resolver {
       sandboxImage,
       pinnedImages: { ...Object.fromEntries(this.#matching('images.pinned_images.*').map(({ names, value }) => [names[0] ?? '', String(value)])), sandbox: sandboxImage },
       snapshotter: this.#string('images.snapshotter'),
-      disableSnapshotAnnotations: this.#bool('images.disable_snapshot_annotations'),
+      disableSnapshotAnnotations: this.#disableSnapshotAnnotations(runtimes),
       discardUnpackedLayers: this.#bool('images.discard_unpacked_layers'),
-      maxConcurrentDownloads: this.#number('images.max_concurrent_downloads'),
+      maxConcurrentDownloads: this.#maxConcurrentDownloads(),
       imagePullProgressTimeoutMs: this.#number('images.image_pull_progress_timeout'),
       imagePullWithSyncFs: this.#bool('images.image_pull_with_sync_fs'),
       maxConcurrentTransfers: this.#number('shim.max_concurrent_transfers'),
@@ -261,6 +261,33 @@ class Resolver {
   }
 
   // --- images
+
+  /**
+   * Whether containerd 2.1 would pull as before, by the CRI section alone: when it is told to, and when that says what the transfer plugin,
+   * which it uses otherwise, has no settings for. Then that plugin's settings, and what proxy snapshotters ask for, mean nothing.
+   */
+  #pullsByCriSection(): boolean {
+    const isSet = ['use_local_image_pull', 'discard_unpacked_layers', 'image_pull_with_sync_fs'].some((name) => this.#bool(`images.${name}`))
+    const downloads = this.#number('images.max_concurrent_downloads') !== defaultOf(keyOf('images.max_concurrent_downloads'))
+    const registries = this.#collected.all().some(({ key }) => /^images\.registry\.(mirrors|configs|auths)\./.test(key.id))
+    return isSet || downloads || registries || !this.#bool('images.disable_snapshot_annotations')
+  }
+
+  #maxConcurrentDownloads(): number {
+    const own = this.#collected.ownPulls.maxConcurrentDownloads
+    if (own === undefined || this.#pullsByCriSection()) return this.#number('images.max_concurrent_downloads')
+    this.#setSource(keyOf('images.max_concurrent_downloads'), [], fileSource(own.origin, "containerd's transfer plugin"))
+    return own.value
+  }
+
+  #disableSnapshotAnnotations(runtimes: Readonly<Record<string, RuntimeSettings>>): boolean {
+    const id = 'images.disable_snapshot_annotations'
+    const used = [this.#string('images.snapshotter'), ...Object.values(runtimes).map(({ snapshotter }) => snapshotter)]
+    const origin = used.map((name) => this.#collected.ownPulls.annotated.get(name)).find((found) => found !== undefined)
+    if (origin === undefined || this.#pullsByCriSection()) return this.#bool(id)
+    this.#setSource(keyOf(id), [], fileSource(origin, 'enable_remote_snapshot_annotations'))
+    return false
+  }
 
   #registry(): RegistrySettings {
     const path = this.#string('images.registry.config_path')
