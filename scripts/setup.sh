@@ -24,6 +24,8 @@ missing_packages() {
   # Other runtimes, for the tests of runtime handlers.
   have crun || echo crun
   have runsc || echo runsc
+  # Checkpoints.
+  have criu || echo criu
   if [ ! -x /opt/cni/bin/bridge ] && [ ! -x /usr/lib/cni/bridge ]; then echo containernetworking-plugins; fi
   # A registry that somebody else wrote, for the tests of TLS and authentication.
   have docker-registry || echo docker-registry

@@ -40,6 +40,7 @@ import { safeImageLabels } from '../oci-spec/image-labels.ts'
 import { normalizeRef, parseImageRef } from '../registry-mirrors/image-ref.ts'
 import { RegistryClient } from '../registry-mirrors/registry-client.ts'
 import { attach } from '../runtime-service/attach.ts'
+import { checkpointContainer } from '../runtime-service/checkpoint-container.ts'
 import { containerStats, listContainerStats, streamContainerStats } from '../runtime-service/container-stats.ts'
 import { containerStatus } from '../runtime-service/container-status.ts'
 import { createContainer } from '../runtime-service/create-container.ts'
@@ -70,7 +71,7 @@ import { updatePodSandboxResources } from '../runtime-service/update-pod-sandbox
 import { updateRuntimeConfig } from '../runtime-service/update-runtime-config.ts'
 import { version } from '../runtime-service/version.ts'
 import type { SandboxDeps } from '../sandbox/deps.ts'
-import { encoded, type HandlerTable, unimplemented } from '../server/handlers.ts'
+import { encoded, type HandlerTable } from '../server/handlers.ts'
 import type { Service } from '../server/service.ts'
 import { ImageStore } from '../state/image-store.ts'
 import { labels } from '../state/metadata.ts'
@@ -311,7 +312,7 @@ export async function composeService(settings: Settings, log: Logger, metrics: M
     UpdateContainerResources: (ctx, request) => updateContainerResources(deps, ctx, request),
     UpdatePodSandboxResources: (ctx, request) => updatePodSandboxResources({ ...deps, checkResources: specs.checkResources }, ctx, request),
     GetContainerEvents: (ctx, _request, send) => getContainerEvents({ events }, ctx, (event) => send(encoded(event))),
-    CheckpointContainer: unimplemented('checkpoints are left to a later version'),
+    CheckpointContainer: (ctx, request) => checkpointContainer({ ...deps, checkpoint: { ...containerDeps, background, serviceCtx: base }, enabled: settings.enableCriu }, ctx, request),
   } satisfies HandlerTable
 
   return {

@@ -161,7 +161,7 @@ export const KEYS: readonly Key[] = [
   { id: 'runtime.stats_collect_period', v2: null, kind: 'duration', default: '1s', setting: 'cpuStatsCollectPeriodMs', doc: 'Time between two samples of CPU usage.' },
   { id: 'runtime.stats_retention_period', kind: 'duration', doc: 'Accepted, without effect.' },
   { id: 'runtime.ignore_deprecation_warnings', kind: 'strings', doc: 'Accepted, without effect.' },
-  { id: 'runtime.enable_criu', kind: 'bool', doc: 'Accepted, without effect.' },
+  { id: 'runtime.enable_criu', kind: 'bool', default: true, setting: 'enableCriu', doc: 'Checkpoints of containers (CheckpointContainer), which need CRIU on the node.' },
 
   { id: 'runtime.cni.bin_dirs', kind: 'strings', default: ['/opt/cni/bin'], setting: 'cni.binDirs', doc: 'Where CNI plugins are. When it is not set and /opt/cni/bin is empty or missing, /usr/lib/cni (Debian) is searched as well.' },
   { id: 'runtime.cni.bin_dir', kind: 'string', doc: 'The older form of bin_dirs, for one directory.' },

@@ -105,6 +105,7 @@ class Resolver {
       enableUnprivilegedPorts: this.#bool('runtime.enable_unprivileged_ports'),
       enableUnprivilegedIcmp: this.#bool('runtime.enable_unprivileged_icmp'),
       enableCdi: this.#bool('runtime.enable_cdi'),
+      enableCriu: this.#bool('runtime.enable_criu'),
       cdiSpecDirs: this.#strings('runtime.cdi_spec_dirs'),
       drainExecSyncIoTimeoutMs: this.#number('runtime.drain_exec_sync_io_timeout', { zero: 10_000 }),
       cni: {

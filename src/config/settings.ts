@@ -197,6 +197,8 @@ export interface Settings {
   readonly enableUnprivilegedPorts: boolean
   readonly enableUnprivilegedIcmp: boolean
   readonly enableCdi: boolean
+  /** Checkpoints of containers. */
+  readonly enableCriu: boolean
   readonly cdiSpecDirs: readonly string[]
   /** Always finite and above 0: a value of 0 in the file means the default, 10 s. */
   readonly drainExecSyncIoTimeoutMs: number

@@ -3,7 +3,7 @@ import { pause } from '../concurrency/deadline.ts'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
-import { CriError, failedPrecondition, messageOf } from '../errors/cri-error.ts'
+import { Code, CriError, failedPrecondition, invalidArgument, messageOf } from '../errors/cri-error.ts'
 import type { Mount } from '../generated/containerd.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
@@ -40,9 +40,16 @@ export async function startContainer(deps: ContainerDeps, ctx: Ctx, operation: O
       await run(deps, ctx, operation, now, pod)
     } catch (error) {
       await failed(deps, withSignal(ctx, AbortSignal.timeout(120_000)), operation, now, error)
-      throw CriError.from(error, `container ${id} cannot be started`)
+      throw startError(`container ${id} cannot be started`, error)
     }
   }, ctx.signal)
+}
+
+/** A command that is not in the image is no fault of this service, whatever code containerd gives it: nobody is to be alarmed by a pod that goes on trying. */
+function startError(context: string, error: unknown): CriError {
+  const failure = CriError.from(error, context)
+  const { reason } = startFailure(failure.message)
+  return failure.code === Code.INTERNAL && reason === 'ContainerCannotRun' ? invalidArgument(failure.message, { reason, cause: error }) : failure
 }
 
 function mayStart(container: Container): boolean {

@@ -34,6 +34,13 @@ export class DiffService {
     return answer.applied?.digest ?? ''
   }
 
+  /** What `right` has that `left` has not, as a layer in the content store. */
+  async compare(ctx: Ctx, left: readonly Mount[], right: readonly Mount[], layer: { readonly mediaType: string; readonly ref: string }, options: CallOptions): Promise<Descriptor> {
+    const { diff } = await this.#client.call(ctx, service, 'Diff', { left, right, media_type: layer.mediaType, ref: layer.ref }, layer.ref, options)
+    if (diff === null) throw internal(`containerd compared file systems for ${layer.ref} and did not say what came of it`)
+    return diff
+  }
+
   /** An older containerd passes over `sync_fs` without a word. It may be replaced by another one while this runs, so it is asked each time. */
   async #sync(ctx: Ctx, digest: string, mounts: readonly Mount[]): Promise<void> {
     const { version } = await this.#options.introspection.version(ctx)

@@ -19,6 +19,14 @@ export function runcOptions(options: Omit<RuncOptions, 'kind'>): Init<Any> {
 }
 
 /**
+ * `containerd.runc.v1.CheckpointOptions` for the shim of runc and crun: the container goes on afterwards. `images` is where CRIU puts the processes, `work` its log.
+ * Connections, sockets that somebody outside has, and file locks are no reason to refuse.
+ */
+export function runcCheckpointOptions({ images, work, terminal }: { readonly images: string; readonly work: string; readonly terminal: boolean }): Init<Any> {
+  return packAny('containerd.runc.v1.CheckpointOptions', { image_path: images, work_path: work, open_tcp: true, external_unix_sockets: true, file_locks: true, terminal })
+}
+
+/**
  * `runtimeoptions.v1.Options` (type_url, config_path, config_body) for every other shim: three fields, encoded by hand because the
  * message belongs to no API of containerd's daemon.
  */

@@ -2,7 +2,7 @@ import { isNotFound } from '../errors/cri-error.ts'
 import { task_Status, type Any, type Mount, type task_Process } from '../generated/containerd.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
-import type { ContainerdClient } from './client.ts'
+import type { CallOptions, ContainerdClient } from './client.ts'
 import { toNanoseconds } from './timestamp.ts'
 
 const service = 'containerd.services.tasks.v1.Tasks'
@@ -109,6 +109,21 @@ export class TasksService {
   /** `runc update`: gives a running task other limits. `resources` is the whole of them (OCI linux.resources); what it leaves out stays as it is. */
   async update(ctx: Ctx, containerId: string, resources: Init<Any>, annotations: Readonly<Record<string, string>> = {}): Promise<void> {
     await this.#client.call(ctx, service, 'Update', { container_id: containerId, resources, annotations }, about(containerId, ''), { throughout: true })
+  }
+
+  /** Freezes every process of a running task. */
+  async pause(ctx: Ctx, containerId: string): Promise<void> {
+    await this.#client.call(ctx, service, 'Pause', { container_id: containerId }, about(containerId, ''), { throughout: true })
+  }
+
+  /** Lets a paused task go on. */
+  async resume(ctx: Ctx, containerId: string): Promise<void> {
+    await this.#client.call(ctx, service, 'Resume', { container_id: containerId }, about(containerId, ''), { throughout: true })
+  }
+
+  /** Writes the state of a task's processes to where `options` says (for runc `containerd.runc.v1.CheckpointOptions`), and nothing into the content store. */
+  async checkpoint(ctx: Ctx, containerId: string, options: Init<Any>, call: CallOptions): Promise<void> {
+    await this.#client.call(ctx, service, 'Checkpoint', { container_id: containerId, options }, about(containerId, ''), call)
   }
 
   /** Sends a signal by number. NOT_FOUND when the process has exited already. */

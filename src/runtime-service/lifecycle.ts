@@ -6,6 +6,7 @@ import type { TaskExit, TaskProcess } from '../containerd/tasks.ts'
 import { nowNanoseconds, toNanoseconds } from '../containerd/timestamp.ts'
 import { finish, handleExit, handleOom, unknownEnd } from '../container/exit.ts'
 import { removeContainerState } from '../container/image-volumes.ts'
+import { recoverCheckpoints } from '../container/checkpoint.ts'
 import { recoverContainer, releaseBlockedShims, removeOrphans } from '../container/recover.ts'
 import { type CriError, messageOf, unavailable } from '../errors/cri-error.ts'
 import type { Background } from '../observability/background.ts'
@@ -188,6 +189,7 @@ export class Lifecycle {
     try {
       const present = await this.#load(ctx, first && ours)
       if (first && ours) {
+        await recoverCheckpoints({ ...deps.container, background: this.#options.background, serviceCtx: base })
         await removeOrphans(deps.container, ctx, present)
         for (const stuck of await undoHalfMade(deps.sandbox, ctx, present)) this.#adopt(ctx, stuck)
       }

@@ -56,6 +56,11 @@ export class Layout {
     return join(this.root, 'containers', id)
   }
 
+  /** Of a checkpoint of the container that is being made, and a sign of it. */
+  containerCheckpointDir(id: string): string {
+    return join(this.root, 'containers', id, 'checkpoint')
+  }
+
   containersStateDir(): string {
     return join(this.state, 'containers')
   }
