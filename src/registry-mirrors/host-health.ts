@@ -201,6 +201,11 @@ export class HostHealth {
     return [...this.#entries.values()].map((entry) => this.#describe(entry))
   }
 
+  /** The same with the hosts themselves. */
+  hosts(): { readonly host: RegistryHost; readonly state: BreakerState }[] {
+    return [...this.#entries.values()].map((entry) => ({ host: entry.host, state: this.#describe(entry).state }))
+  }
+
   #count(entry: Entry, failure: HostFailure, about: string, { inRow, isEnough }: { readonly inRow: number; readonly isEnough: boolean }): void {
     entry.lastFailure = failure
     const wasOpen = entry.openUntil !== undefined

@@ -121,7 +121,7 @@ export class RegistryClient {
       },
       ...options.health,
     })
-    this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.hostStates())
+    this.#metrics = options.metrics === undefined ? noRegistryMetrics : registerRegistryMetrics(options.metrics, () => this.#health.hosts())
     this.#authorizer = new Authorizer(this.#transport, this.#stallTimeoutMs)
     const credentials = new Credentials({ settings: options, env: options.env ?? process.env, warn: (warning) => this.#warnOnce(warning) })
     this.#requests = new HostRequests({ transport: this.#transport, authorizer: this.#authorizer, credentials, headers: options.headers, stallTimeoutMs: this.#stallTimeoutMs })

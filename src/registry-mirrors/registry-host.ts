@@ -12,6 +12,8 @@ export interface HostTls {
   /** Client certificates; without `keyFile` the key is in the certificate's file. */
   readonly clientPairs: readonly { readonly certFile: string; readonly keyFile?: string }[]
   readonly skipVerify: boolean
+  /** `skipVerify` is nobody's wish, but the custom for this machine itself: it is not for a token service or a redirect's target elsewhere. */
+  readonly hereAlone?: boolean
 }
 
 /** Header names in the case they were written in, each with its values. */
@@ -44,3 +46,5 @@ export interface RegistryHost {
 
 export const defaultDialTimeoutMs = 30_000
 export const noTls: HostTls = { caFiles: [], clientPairs: [], skipVerify: false }
+/** Of a registry on this machine about which nobody says anything. */
+export const lenientTls: HostTls = { ...noTls, skipVerify: true, hereAlone: true }

@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { FailureKind } from './failures.ts'
-import type { BreakerState, HostState } from './host-health.ts'
+import type { BreakerState } from './host-health.ts'
 import type { RegistryHost } from './registry-host.ts'
 
 /** `ok`, why it failed, `broken-off` for a body that did not come to its end, `cancelled` when nobody wanted it any more. */
@@ -13,17 +13,18 @@ export interface RegistryMetrics {
   bytes(host: RegistryHost, count: number): void
 }
 
-/** Image names come from pods: further hosts than these share one label, `other`. */
+/** Further hosts than these share one label, `other`: of registries, whose names come from pods, and of all others, which do not give way to what pods name. */
 const maxHostLabels = 64
 const states: readonly BreakerState[] = ['closed', 'slow', 'open', 'probing', 'held']
 
 /** Registers the figures. `healthStates` is read when somebody asks for them. */
-export function registerRegistryMetrics(registry: Registry, healthStates: () => readonly HostState[]): RegistryMetrics {
+export function registerRegistryMetrics(registry: Registry, healthStates: () => readonly { readonly host: RegistryHost; readonly state: BreakerState }[]): RegistryMetrics {
   const registers = [registry]
-  const labels = new Set<string>()
-  const labelOf = (host: string): string => {
-    if (!labels.has(host) && labels.size >= maxHostLabels) return 'other'
-    labels.add(host)
+  const labels = { named: new Set<string>(), configured: new Set<string>() }
+  const labelOf = ({ host, ownRegistry }: RegistryHost): string => {
+    const known = ownRegistry ? labels.named : labels.configured
+    if (!known.has(host) && known.size >= maxHostLabels) return 'other'
+    known.add(host)
     return host
   }
   const requests = new Counter({ name: 'cri_shim_registry_requests_total', help: 'Requests to registries and mirrors, by configured host and result.', labelNames: ['host', 'result'], registers })
@@ -38,8 +39,8 @@ export function registerRegistryMetrics(registry: Registry, healthStates: () => 
     collect() {
       this.reset()
       const worst = new Map<string, BreakerState>()
-      for (const { origin, state } of healthStates()) {
-        const host = labelOf(origin.replace(/^https?:\/\//, ''))
+      for (const { host: configured, state } of healthStates()) {
+        const host = labelOf(configured)
         const known = worst.get(host)
         // The same host with two settings shows the state that asks for attention.
         if (known === undefined || states.indexOf(state) > states.indexOf(known)) worst.set(host, state)
@@ -49,12 +50,12 @@ export function registerRegistryMetrics(registry: Registry, healthStates: () => 
   })
   return {
     request(host, result, took) {
-      const label = labelOf(host.host)
+      const label = labelOf(host)
       requests.inc({ host: label, result })
       if (result !== 'cancelled' && result !== 'broken-off') seconds.observe({ host: label }, took)
     },
     bytes(host, count) {
-      bytes.inc({ host: labelOf(host.host) }, count)
+      bytes.inc({ host: labelOf(host) }, count)
     },
   }
 }

@@ -4,7 +4,7 @@ import { errnoOf, failedPrecondition, messageOf } from '../errors/cri-error.ts'
 import type { FileCache } from './file-cache.ts'
 import { apiHost, defaultProtocol, type HostAddress, isLoopback, isOwnRegistry, parseHostUrl, portOf, withoutSecrets } from './host-url.ts'
 import { brokenFile, type HostEntry, type HostsFile, type HostSettings, maxFileBytes, tooLarge } from './hosts-file.ts'
-import { allCapabilities, defaultDialTimeoutMs, type HostTls, noTls, type Protocol, type RegistryHost } from './registry-host.ts'
+import { allCapabilities, defaultDialTimeoutMs, type HostTls, lenientTls, noTls, type Protocol, type RegistryHost } from './registry-host.ts'
 import type { RegistrySettings, TlsSettings } from './settings.ts'
 
 export interface ResolveHostsOptions {
@@ -129,7 +129,7 @@ function registryItself(registryHost: string, settings: HostSettings | undefined
   const protocol = defaultProtocol(host)
   // containerd takes any certificate from this machine itself; authorities that somebody configured are still believed alone.
   const lenient = isLoopback(host) && protocol !== 'http' && settings?.tls === undefined
-  const tls = lenient ? { ...noTls, skipVerify: true } : (settings?.tls ?? noTls)
+  const tls = lenient ? lenientTls : (settings?.tls ?? noTls)
   // Without `server`, containerd gives the registry all capabilities and its standard path, whatever the root of the file says.
   const rest: HostSettings = {
     headers: settings?.headers ?? {}, overridePath: false, tls,
@@ -179,7 +179,7 @@ function hostsOfMirrors(registryHost: string, settings: RegistrySettings): Regis
     return makeHost(registryHost, address.host, {
       protocol,
       apiRoot: address.path === '' ? '/v2' : address.path,
-      settings: { headers: {}, overridePath: true, tls: own ?? (protocol === 'https-or-http' ? { ...noTls, skipVerify: true } : noTls) },
+      settings: { headers: {}, overridePath: true, tls: own ?? (protocol === 'https-or-http' ? lenientTls : noTls) },
       source,
     })
   })

@@ -160,7 +160,7 @@ export class Transport {
 
   async #exchange(host: RegistryHost, url: URL, own: boolean, request: OutgoingRequest, seen: Seen): Promise<IncomingMessage> {
     request.signal.throwIfAborted()
-    const agent = await this.#agentFor(url, host.tls, own)
+    const agent = await this.#agentFor(url, tlsAt(host.tls, url), own)
     request.signal.throwIfAborted()
     const secret: OutgoingHttpHeaders = { ...(own ? merged(this.#options.headers, host.headers) : {}), ...authorizationOf(request) }
     const headers = { 'user-agent': this.#options.userAgent, ...secret, 'accept-encoding': 'identity', ...request.headers }
@@ -209,6 +209,11 @@ export class Transport {
       this.#agents.delete(key)
     }
   }
+}
+
+/** What holds at a URL of the TLS settings of the host that led there. */
+export function tlsAt(tls: HostTls, url: URL): HostTls {
+  return tls.hereAlone === true && !isLoopback(url.host) ? { ...tls, skipVerify: false } : tls
 }
 
 /** The same host in TLS is no other one: that is where registries send those who ask them in plain HTTP. */
