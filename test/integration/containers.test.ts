@@ -253,6 +253,7 @@ describe('how a container ends', () => {
       const { id } = await node.create(pod, name, { command })
       const failure = await statusOf(node.cri.runtime.StartContainer({ container_id: id }))
       assert.match(failure.details, new RegExp(`container ${id} cannot be started.*${command.join(' ')}`))
+      assert.equal(failure.code, Code.INVALID_ARGUMENT)
       const status = await node.status(id)
       assert.equal(status.state, ContainerState.CONTAINER_EXITED)
       assert.equal(status.exit_code, exit_code, status.message)
