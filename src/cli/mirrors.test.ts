@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { after, before, beforeEach, test } from 'node:test'
 import type { Explanation } from '../registry-mirrors/explain.ts'
@@ -314,6 +314,15 @@ endpoint = ["https://docker.io"]
   for (const part of [/^# Put these files below \/etc\/containerd\/certs\.d, set registry\.config_path = .*, take registry\.mirrors/m, /^# .*rancher\.toml:4:\d+: unknown table rewrite .*an addition of k3s and RKE2/m, /docker\.io serves no registry API/]) assert.match(migrated, part)
   assert.match((await run('mirrors', 'explain', '--config', rancher, 'busybox')).stdout, /warning {5}it serves no registry API: write https:\/\/registry-1\.docker\.io\n/)
   assert.ok(!(await run('mirrors', 'migrate', '--config', both)).stdout.includes('set registry.config_path'), 'it is set already')
+})
+
+test('explain: a hosts.toml that is a link to nothing is no empty directory', async () => {
+  const file = place('second/registry.test/hosts.toml')
+  mkdirSync(dirname(file), { recursive: true })
+  symlinkSync('..data/hosts.toml', file)
+  const { code, stdout } = await run('mirrors', 'explain', '--config', config, 'registry.test/team/app')
+  assert.equal(code, 1)
+  assert.ok(stdout.includes(`${file}: cannot be used`) && stdout.includes(`error: ${file}: it is a link to ..data/hosts.toml, which does not exist`) && !stdout.includes('the registry itself is asked'), stdout)
 })
 
 test('explain: an image that is named after something that is no host name', async () => {

@@ -1,4 +1,4 @@
-import { readdir, stat } from 'node:fs/promises'
+import { readdir, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { errnoOf, messageOf } from '../errors/cri-error.ts'
 import { type CredentialImage, Credentials } from './credentials.ts'
@@ -146,7 +146,8 @@ async function lookInto(dir: string): Promise<LookedAt> {
   } catch (error) {
     // Not a directory: that is the problem.
     if (errnoOf(error) === 'ENOTDIR') return { path: dir, state: 'broken' }
-    if (errnoOf(error) !== 'ENOENT') return { path: file, state: 'broken' }
+    // A link that leads nowhere is no missing file.
+    if (errnoOf(error) !== 'ENOENT' || await readlink(file).then(() => true, () => false)) return { path: file, state: 'broken' }
   }
   const names = await readdir(dir).catch(() => [])
   return { path: dir, state: names.some((name) => /\.(?:crt|cert)$/.test(name)) ? 'certificates' : 'empty' }

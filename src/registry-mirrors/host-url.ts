@@ -19,6 +19,11 @@ export function parseHostUrl(text: string): HostAddress | string {
   const written = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(text)?.[1]?.toLowerCase()
   if (written !== undefined && written !== 'http' && written !== 'https') return `scheme "${written}" is not supported: use https:// or http://`
   const authority = /^(?:[^/]*:\/\/)?([^/?#]*)/.exec(text)?.[1] ?? ''
+  const almost = /^(https?)(?:\/\/|:\/(?!\/))/i.exec(text)?.[1]?.toLowerCase()
+  if (almost !== undefined) return `${almost}:// is misspelt`
+  if (/^\[[0-9a-f:.]+%[^\]]*\]/i.test(authority)) return 'an IPv6 address with a zone (%eth0) is not supported: give the host an address that is not link-local'
+  const port = /:(\d+)$/.exec(authority)?.[1]
+  if (port !== undefined && isIP(authority) !== 6 && Number(port) > 65_535) return `${port.slice(0, 20)} is not a port`
   if (isIP(authority) === 6) return `an IPv6 address is written in brackets: ${written ?? 'https'}://[${authority}]`
   let url: URL
   try {

@@ -99,6 +99,14 @@ test('a broken file names file, line and remedy', () => {
     ['[host."ht\\ntp s"]', 1, /host "ht tp s": it is not a URL/],
     ['[host."https:///mirror.example"]', 1, /not a URL|no host name/],
     ['[host."https://"]', 1, /not a URL|no host name/],
+    ['server = "https//a"', 1, /server "https\/\/a": https:\/\/ is misspelt$/],
+    ['server = "http:/a"', 1, /http:\/\/ is misspelt$/],
+    ['server = "https://a:99999"', 1, /99999 is not a port$/],
+    ['server = "https://[fe80::1%25eth0]:5000"', 1, /zone \(%eth0\) is not supported/],
+    ['[host.“https://a”]', 1, /not valid TOML: .*\(typographic quotes: write "\)$/],
+    ['server: https://a', 1, /\(this looks like YAML: write key = "value"\)$/],
+    ['{"server": "https://a"}', 1, /\(this looks like JSON: /],
+    ['server = https://a', 1, /\(text needs quotes: key = "value"\)$/],
   ]
   for (const [text, line, why] of cases) {
     assert.throws(() => parseHostsFile(text, file), (error) => {
@@ -115,6 +123,9 @@ test('a broken file names file, line and remedy', () => {
 test('bytes: a byte order mark is nothing, what is not UTF-8 is an error with its line', () => {
   assert.equal(parseHostsFile(Buffer.from('\ufeffserver = "https://a"\r\n'), file).server?.address.host, 'a')
   assert.throws(() => parseHostsFile(Buffer.from('server = "https://a"\n# caf\xe9\n', 'latin1'), file), (error) => error instanceof CriError && error.message.startsWith(`${file}:2: a character is not UTF-8`))
+  for (const bytes of [Buffer.from('server = "https://a"\n', 'utf16le'), Buffer.from('\ufeffserver = "https://a"\n', 'utf16le'), Buffer.from('\ufeffserver = "https://a"\n', 'utf16le').swap16()]) {
+    assert.throws(() => parseHostsFile(bytes, file), (error) => error instanceof CriError && error.message === `${file}:1: it is not a text in UTF-8 (UTF-16, perhaps): save the file in UTF-8`)
+  }
 })
 
 test('IPv6 hosts, with and without a port and a scheme', () => {

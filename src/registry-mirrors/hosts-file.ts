@@ -71,10 +71,20 @@ function notToml(text: string, file: string, error: unknown): CriError {
   // To the parser the end of the line is a control character in the string.
   const written = text.split('\n')[line - 1]?.replace(/\r$/, '') ?? ''
   const open = what.includes('in strings') ? column > written.length : what.includes('unfinished string')
-  return brokenFile(file, line, `not valid TOML: ${open ? 'a string that begins in this line has no closing quote' : what}`)
+  return brokenFile(file, line, `not valid TOML: ${open ? 'a string that begins in this line has no closing quote' : `${what}${hintOf(written)}`}`)
+}
+
+/** What people take for TOML. */
+function hintOf(line: string): string {
+  if (/[“”„‟«»‘’]/.test(line)) return ' (typographic quotes: write ")'
+  if (/^\s*[\w.-]+\s*:(?:\s|$)/.test(line) || /^\s*(?:---|- )/.test(line)) return ' (this looks like YAML: write key = "value")'
+  if (/^\s*[{}]/.test(line)) return ' (this looks like JSON: write key = "value")'
+  return /=\s*[A-Za-z~/.]/.test(line) ? ' (text needs quotes: key = "value")' : ''
 }
 
 function decode(bytes: Buffer, file: string): string {
+  // Nobody writes a NUL, and of UTF-16 every other byte is one.
+  if (bytes.subarray(0, 64).includes(0)) throw brokenFile(file, 1, 'it is not a text in UTF-8 (UTF-16, perhaps): save the file in UTF-8')
   if (isUtf8(bytes)) return bytes.toString('utf8')
   const before = bytes.toString('latin1').split('\n')
   let offset = 0
