@@ -5,6 +5,7 @@ import type { Logger } from '../observability/logger.ts'
 import { discardBody } from './body-reader.ts'
 import { type ConnectLead, dispatch, type Seen, StaleConnection } from './dispatch.ts'
 import { failureOfError, HostFailure, safeText } from './failures.ts'
+import { HostNames } from './host-names.ts'
 import { isLoopback, portOf } from './host-url.ts'
 import { proxyFor, proxyName, proxyProblem } from './proxy.ts'
 import { type Headers, type HostTls, type RegistryHost, requestHeaders } from './registry-host.ts'
@@ -66,6 +67,7 @@ export class Transport {
   readonly #tls: TlsLoader
   readonly #agents = new Map<string, http.Agent>()
   readonly #reads = new SocketReads()
+  readonly #names = new HostNames()
   /** Hosts that turned out not to speak TLS, until when (by the clock that nobody sets) that is believed. */
   readonly #plain = new Map<string, number>()
   #closed = false
@@ -189,7 +191,7 @@ export class Transport {
       this.#agents.set(key, known)
       return known
     }
-    const options = { keepAlive: true, maxFreeSockets: 16, timeout: idleSocketMs, autoSelectFamilyAttemptTimeout: 2000, ...proxyOptions(proxy) }
+    const options = { keepAlive: true, maxFreeSockets: 16, timeout: idleSocketMs, autoSelectFamilyAttemptTimeout: 2000, lookup: this.#names.lookup, ...proxyOptions(proxy) }
     const agent = material === undefined
       ? new http.Agent(options)
       : new https.Agent({ ...options, secureContext: material.secureContext, rejectUnauthorized: !material.skipVerify })
