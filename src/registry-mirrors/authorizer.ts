@@ -264,5 +264,5 @@ function refused(response: IncomingMessage, realm: URL, scope: AuthScope, detail
 }
 
 function atService(realm: URL, failure: HostFailure): HostFailure {
-  return failure.with(`token service ${safeText(realm.host, 80)}: ${failure.message}`)
+  return failure.with(`token service ${safeText(realm.host, 80)}: ${failure.message}`, { connected: true })
 }

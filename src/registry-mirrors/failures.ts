@@ -16,7 +16,7 @@ export interface FailureOptions {
   readonly retryAfterMs?: number
   /** It took a deadline to find out. */
   readonly timedOut?: boolean
-  /** The connection stood when the deadline came. */
+  /** The host's own connection stood, or it had answered and sent on to another one: what failed may be about this image alone. */
   readonly connected?: boolean
   /** Somebody was there, and what could not be agreed on is TLS. */
   readonly reached?: boolean
@@ -46,9 +46,9 @@ export class HostFailure extends Error {
   }
 
   /** The same in other words. */
-  with(message: string): HostFailure {
+  with(message: string, { connected = this.connected }: Pick<FailureOptions, 'connected'> = {}): HostFailure {
     const { kind, transient, retryAfterMs } = this
-    return new HostFailure(kind, message, { transient, cause: this, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
+    return new HostFailure(kind, message, { transient, connected, cause: this, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
   }
 }
 

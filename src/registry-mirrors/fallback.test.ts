@@ -154,6 +154,19 @@ test('a mirror that is silent about one image goes on serving the others', { tim
   await dead
 })
 
+test('a mirror that sends those who ask for one image to a host in trouble goes on serving the others', { timeout: 20_000 }, async () => {
+  const [mirror, good] = [await t.registry(), await t.registry()]
+  const nowhere = `http://127.0.0.1:${await closedPort()}/`
+  mirror.fault = ({ path }) => (path.includes('/dead/') ? { kind: 'redirect', location: nowhere } : undefined)
+  const some = t.client({ configPath: await t.through(mirror, good), health: { skipMs: 2 ** 30, headStartMs: 2 ** 30, knownHeadStartMs: 2 ** 30 } })
+  const dead = parseImageRef('registry.test/dead/app:1.0')
+  for (let times = 0; times < 4; times++) await failure(some.resolve(dead, null, ctx), Code.UNAVAILABLE, /redirects to 127\.0\.0\.1:\d+: connection refused/)
+  assert.deepEqual([stateOf(some, mirror.host), mirror.requests.length], ['open', 3], 'not for that image')
+  await some.resolve(ref, null, ctx)
+  await reaches(some, mirror.host, 'closed')
+  assert.equal((await some.resolve(ref, null, ctx)).host, mirror.host)
+})
+
 test('the last host is asked whatever is known of it, and skipped ones when it cannot help', async () => {
   const [mirror, last] = [await t.registry(), await t.registry()]
   const some = t.client({ configPath: await t.through(mirror, last), headerTimeoutMs: 400, health: quick })

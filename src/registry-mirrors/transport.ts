@@ -246,7 +246,7 @@ async function redirectTarget(response: IncomingMessage, from: URL): Promise<URL
 
 /** What went wrong at the target of a redirect, by the name of that: without its path and query, which may be signed. */
 export function atTarget(url: URL, failure: HostFailure): HostFailure {
-  return failure.with(`redirects to ${safeText(url.host, 80)}: ${failure.message}`)
+  return failure.with(`redirects to ${safeText(url.host, 80)}: ${failure.message}`, { connected: true })
 }
 
 /** HTTPS was tried on a host that is allowed plain HTTP: does the failure say that it has no TLS? */
