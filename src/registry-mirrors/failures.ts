@@ -176,6 +176,8 @@ export function failureOfError(error: unknown): HostFailure {
     return new HostFailure('config', `header "${safeText(name, 60)}" of registry.headers is not one that HTTP allows`)
   }
   if (errno === 'ERR_PROXY_TUNNEL') return tunnelFailure(error)
+  // Without its cause, which holds the proxy's URL with its password.
+  if (errno === 'ERR_PROXY_INVALID_CONFIG') return new HostFailure('config', 'the HTTP proxy of the service is no address that can be used')
   return new HostFailure('unreachable', errno ?? safeText(messageOf(error)), { cause: error })
 }
 
