@@ -14,3 +14,9 @@ test('challenges, alone and together', () => {
   assert.deepEqual(parseChallenges(['Negotiate, Basic']), [{ scheme: 'negotiate', parameters: {} }, { scheme: 'basic', parameters: {} }])
   for (const text of ['', '"', 'Bearer realm="unclosed', '=x', 'a=b', 'Bearer ==', '\u0000']) assert.ok(Array.isArray(parseChallenges([text])), text)
 })
+
+test('what no registry would send is not read to its end', () => {
+  const good = 'Bearer realm="https://x"'
+  assert.deepEqual(parseChallenges([good, 'a,'.repeat(100_000), good]).filter(({ scheme }) => scheme === 'bearer').length, 1)
+  assert.ok(parseChallenges(['a,'.repeat(100_000)]).length <= 8192)
+})

@@ -8,9 +8,17 @@ export interface Challenge {
 
 const token = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+/
 
-/** Reads the challenges of one answer; several may share a header. What cannot be read is left out. */
+/** Nobody's challenges are longer, and reading them keeps everything else waiting. */
+const maxLength = 16 * 1024
+
+/** Reads the challenges of one answer; several may share a header. What cannot be read is left out, and what comes after the first 16 KiB. */
 export function parseChallenges(headers: readonly string[]): Challenge[] {
-  return headers.flatMap(parseHeader)
+  let left = maxLength
+  return headers.flatMap((header) => {
+    const read = header.slice(0, left)
+    left -= read.length
+    return parseHeader(read)
+  })
 }
 
 function parseHeader(header: string): Challenge[] {

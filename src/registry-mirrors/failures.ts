@@ -193,7 +193,7 @@ function tunnelFailure(error: unknown): HostFailure {
 export function safeText(text: string, maxLength = 160): string {
   const clean = text
     // eslint-disable-next-line no-control-regex
-    .slice(0, 10_000).replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+/g, ' ')
+    .slice(0, 2000).replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+/g, ' ')
     .replace(/\/\/[^/\s]*@/g, '//')
     .replace(/\?[^\s"']+/g, '')
     .replace(/(https?:\/\/[^\s"'#]*)#[^\s"']*/gi, '$1')
