@@ -12,7 +12,7 @@ import { exitReason } from './exit.ts'
 import { ImageUsers } from './image-users.ts'
 import { containerLogPath } from './log-path.ts'
 import { imageVolumes, resolveMounts } from './mounts.ts'
-import { startFailure } from './start-container.ts'
+import { meetsLeftOver, startFailure } from './start-container.ts'
 import { signalNumber } from './stop-container.ts'
 
 const base = backgroundCtx(createLogger('fatal'), 'test')
@@ -76,6 +76,14 @@ describe('reasons', () => {
       ['exec: "/etc": is a directory', 126, 'ContainerCannotRun'],
       ['exec format error', 126, 'ContainerCannotRun'], ['cgroups: cannot enter', 128, 'StartError'],
     ] as const) assert.deepEqual([startFailure(message).exitCode, startFailure(message).reason], [exitCode, reason])
+  })
+
+  it('for a start to be tried again are what is left of an earlier one', () => {
+    for (const message of [
+      'failed to create shim task: mkdir /run/containerd/io.containerd.runtime.v2.task/k8s.io/x: file exists', 'failed to start shim: start failed: io.containerd.runc.v2: getwd: no such file or directory: exit status 1',
+      'OCI runtime create failed: runc create failed: container with given ID already exists', 'OCI runtime create failed: container `x` already exists',
+    ]) assert.equal(meetsLeftOver(message), true, message)
+    for (const message of ['exec: "/x": stat /x: no such file or directory', 'failed to start shim: fork/exec /x: no such file or directory']) assert.equal(meetsLeftOver(message), false, message)
   })
 })
 

@@ -114,8 +114,13 @@ async function rootfsMounts({ containerd }: ContainerDeps, ctx: Ctx, { id, metad
   return labelledMounts(mounts, record === undefined || record.spec === null ? '' : parseOciSpec(record.spec.value).linux?.mountLabel ?? '')
 }
 
-/** containerd's own directory for the task; runc's and crun's for the container. */
-const leftOver = /mkdir \S+: file exists|container (?:with given ID|`\S+`) already exists/
+/**
+ * Whether a start fails because an earlier one of the container is being undone: containerd's directory for the task is still there, or goes away
+ * under the new shim; runc or crun still has the container.
+ */
+export function meetsLeftOver(message: string): boolean {
+  return /mkdir \S+: file exists|getwd: no such file or directory|container (?:with given ID|`\S+`) already exists/.test(message)
+}
 
 /**
  * A start that an earlier process of this service was killed in is undone by containerd in its own time, and its directory is in the way until
@@ -126,7 +131,7 @@ async function whenCleanedUp(ctx: Ctx, create: () => Promise<number>): Promise<n
     try {
       return await create()
     } catch (error) {
-      if (performance.now() > end || !leftOver.test(messageOf(error))) throw error
+      if (performance.now() > end || !meetsLeftOver(messageOf(error))) throw error
       await pause(100, ctx.signal)
     }
   }
