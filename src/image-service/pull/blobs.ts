@@ -10,6 +10,7 @@ import type { ImageRef } from '../../registry-mirrors/image-ref.ts'
 import type { Descriptor, OpenedBlob, RegistryClient } from '../../registry-mirrors/registry-client.ts'
 import type { Precedence, Turn } from './precedence.ts'
 import type { PullTracker } from './progress.ts'
+import { Suspects } from './suspects.ts'
 
 /** One pull as its parts see it. */
 export interface PullSource {
@@ -110,15 +111,15 @@ export class BlobFetcher {
 
   async #fetch(ctx: Ctx, source: PullSource, blob: WantedBlob, urgent: AbortSignal): Promise<void> {
     const { descriptor } = blob
-    const avoid: string[] = []
+    const suspects = new Suspects()
     for (let attempt = 1; ; attempt++) {
       try {
-        await this.#download(ctx, source, blob, { avoid, urgent })
+        await this.#download(ctx, source, blob, { avoid: suspects.avoid, urgent })
         return
       } catch (error) {
         if (!(error instanceof WrongBytes)) throw error
         ctx.log.warn({ digest: descriptor.digest, hosts: error.hosts, attempt }, 'a layer arrived with wrong bytes: thrown away')
-        avoid.push(...error.hosts)
+        suspects.wrong(error.hosts, error.brokenOff)
         await this.#content.abort(ctx, ingestRef(descriptor), source.lease)
         if (attempt >= maxAttempts) throw new CriError(Code.DATA_LOSS, `${descriptor.digest} of ${source.ref.name} arrived with wrong bytes ${attempt} times (from ${error.hosts.join(', ')})`, { reason: 'CONTENT', cause: error })
       }
@@ -137,12 +138,13 @@ export class BlobFetcher {
     source.tracker.layer(descriptor.digest, 'downloading')
     try {
       if (writer.offsetBytes > descriptor.sizeBytes) await writer.truncate()
-      let hosts: readonly string[] = ['an earlier download']
+      let served: Served = { hosts: ['an earlier download'], brokenOff: [] }
       if (writer.offsetBytes < descriptor.sizeBytes) {
         if (writer.offsetBytes > 0) ctx.log.info({ digest: descriptor.digest, offsetBytes: writer.offsetBytes, sizeBytes: descriptor.sizeBytes }, 'going on with an interrupted download')
         // What an earlier one left may be what is wrong: a crash leaves gaps, a power cut zeros.
-        const [isWhole, served] = [writer.offsetBytes === 0, await this.#transfer(ctx, source, blob, writer, how)]
-        if (isWhole) hosts = served
+        const isWhole = writer.offsetBytes === 0
+        const sent = await this.#transfer(ctx, source, blob, writer, how)
+        if (isWhole) served = sent
       }
       try {
         // More bytes on their way to the disk would keep it.
@@ -152,7 +154,7 @@ export class BlobFetcher {
         source.tracker.layer(descriptor.digest, 'downloaded')
         stored?.()
       } catch (error) {
-        if (error instanceof CriError && error.code === Code.FAILED_PRECONDITION) throw new WrongBytes(hosts, error)
+        if (error instanceof CriError && error.code === Code.FAILED_PRECONDITION) throw new WrongBytes(served, error)
         throw error
       }
     } finally {
@@ -160,11 +162,15 @@ export class BlobFetcher {
     }
   }
 
-  /** Brings what is missing. Returns the URLs of the hosts that served. */
-  async #transfer(ctx: Ctx, source: PullSource, { descriptor, rank }: WantedBlob, writer: ContentWriter, { avoid, urgent }: Attempt): Promise<readonly string[]> {
+  /** Brings what is missing. */
+  async #transfer(ctx: Ctx, source: PullSource, { descriptor, rank }: WantedBlob, writer: ContentWriter, { avoid, urgent }: Attempt): Promise<Served> {
     let storedBytes = writer.offsetBytes
     const { digest, sizeBytes } = descriptor
-    const served = new Set<string>()
+    const [served, brokenOff] = [new Set<string>(), new Set<string>()]
+    const servedBy = (hosts: readonly string[]): void => {
+      for (const host of hosts) served.add(host)
+      for (const host of hosts.slice(0, -1)) brokenOff.add(host)
+    }
     const stored = (bytes: number): void => {
       storedBytes += bytes
       source.tracker.stored(digest, storedBytes)
@@ -209,7 +215,7 @@ export class BlobFetcher {
             return next.end
           }
           await read(blob, { from, to: own.end, more, turn, signal, write: async (bytes) => writer.write(bytes), stored })
-          for (const host of blob.hosts) served.add(host)
+          servedBy(blob.hosts)
         })
       } finally {
         opened.resolve()
@@ -224,12 +230,12 @@ export class BlobFetcher {
         part.isTaken = true
         const blob = await open(signal, part.begin, part.end)
         await read(blob, { from: part.begin, to: part.end, turn, signal, write: async (bytes, at) => writer.writeAt(bytes, at), stored })
-        for (const host of blob.hosts) served.add(host)
+        servedBy(blob.hosts)
       })
     })
     await join<void[]>(ctx.signal, [first, ...further])
     writer.filledTo(sizeBytes)
-    return [...served]
+    return { hosts: [...served], brokenOff: [...brokenOff] }
   }
 
   /** One when more are not worth it. */
@@ -240,6 +246,13 @@ export class BlobFetcher {
     const others = Array.from({ length: count - 1 }, (_, index) => ({ begin: endOf(index + 1), end: endOf(index + 2), isTaken: false }))
     return [{ begin: from, end: endOf(1), isTaken: true }, ...others]
   }
+}
+
+/** URLs of hosts. */
+interface Served {
+  readonly hosts: readonly string[]
+  /** Those of them that did not send all that they were asked for. */
+  readonly brokenOff: readonly string[]
 }
 
 interface Attempt {
@@ -293,10 +306,12 @@ async function read(blob: OpenedBlob, { from, to, more, turn, signal, write, sto
 
 class WrongBytes extends Error {
   readonly hosts: readonly string[]
+  readonly brokenOff: readonly string[]
 
-  constructor(hosts: readonly string[], cause: unknown) {
+  constructor({ hosts, brokenOff }: Served, cause: unknown) {
     super('wrong bytes', { cause })
     this.hosts = hosts
+    this.brokenOff = brokenOff
   }
 }
 
