@@ -30,7 +30,7 @@ class ServeProcess implements AsyncDisposable {
     })
     const { stdout, stderr } = this.child
     assert.ok(stdout !== null && stderr !== null)
-    createInterface(stdout).on('line', (line) => {
+    const log = createInterface(stdout).on('line', (line) => {
       this.lines.push(JSON.parse(line) as LogLine)
       this.#notify()
     })
@@ -38,8 +38,8 @@ class ServeProcess implements AsyncDisposable {
       this.stderr += text
       this.#notify()
     })
-    // 'close', not 'exit': everything that it wrote has been read.
-    this.exited = once(this.child, 'close').finally(() => this.#notify())
+    // 'close', not 'exit': everything that it wrote has been read, to the last line.
+    this.exited = Promise.all([once(this.child, 'close'), once(log, 'close')]).then(([status]) => status).finally(() => this.#notify())
   }
 
   #notify(): void {
