@@ -98,9 +98,13 @@ describe('snapshotters outside of containerd', { skip: skipUnlessRoot }, () => {
     remote.fault = () => undefined
   })
   after(async () => {
-    assert.deepEqual(await node.stop(), [])
-    await remote[Symbol.asyncDispose]()
-    directory[Symbol.dispose]()
+    try {
+      assert.deepEqual(await node.stop(), [])
+    } finally {
+      // Also when there is no node: a server that stays would keep the test from ending.
+      await remote[Symbol.asyncDispose]()
+      directory[Symbol.dispose]()
+    }
   })
 
   const pullLazily = async (name: string): Promise<string> => (await node.cri.image.PullImage({ image: { image: nameOf(name), runtime_handler: handler } })).image_ref
