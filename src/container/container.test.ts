@@ -8,11 +8,12 @@ import { backgroundCtx, type Ctx, withSignal } from '../observability/context.ts
 import { createLogger } from '../observability/logger.ts'
 import type { Image } from '../state/records.ts'
 import type { ContainerHost } from './deps.ts'
+import { meetsLeftOver } from './cut-off-start.ts'
 import { exitReason } from './exit.ts'
 import { ImageUsers } from './image-users.ts'
 import { containerLogPath } from './log-path.ts'
 import { imageVolumes, resolveMounts } from './mounts.ts'
-import { meetsLeftOver, startFailure } from './start-container.ts'
+import { startFailure } from './start-container.ts'
 import { signalNumber } from './stop-container.ts'
 
 const base = backgroundCtx(createLogger('fatal'), 'test')

@@ -12,6 +12,7 @@ import { pluginDirs, readPluginStatus } from '../state/plugin-files.ts'
 import type { Container, ContainerStatus } from '../state/records.ts'
 import { decodeStatus, namesIn, readJson } from '../state/status-file.ts'
 import { intentPath } from './create-container.ts'
+import { noteCutOff } from './cut-off-start.ts'
 import type { ContainerDeps } from './deps.ts'
 import { finish, handleExit, unknownEnd } from './exit.ts'
 import { fifoPaths } from './fifos.ts'
@@ -66,7 +67,10 @@ export async function recoverContainer(
     return
   }
   if (task !== undefined) await deps.teardown.destroy(ctx, id)
-  if (status.state === 'created') await deps.host.removeTree(layout.containerIoDir(id))
+  if (status.state === 'created') {
+    if (task === undefined && existsSync(layout.containerIoDir(id))) await noteCutOff(layout, id)
+    await deps.host.removeTree(layout.containerIoDir(id))
+  }
   else if (stored?.ended !== undefined && status.state === 'running') await finish(deps, ctx, container, stored.ended)
   else if (status.state === 'running') await lost(container)
   else if (status.state !== 'exited' || stored === undefined) await finish(deps, ctx, container, { ...unknownEnd, finishedAt: nowNanoseconds(), oomKilled: container.oomKilled })

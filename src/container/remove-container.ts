@@ -5,6 +5,7 @@ import { parseOciSpec } from '../oci-spec/json.ts'
 import { decodeContainerMetadata } from '../state/metadata.ts'
 import { pluginDirs } from '../state/plugin-files.ts'
 import type { Container } from '../state/records.ts'
+import { removeCutOff } from './cut-off-start.ts'
 import type { ContainerDeps } from './deps.ts'
 import { removeContainerState, removeImageViews } from './image-volumes.ts'
 
@@ -12,6 +13,7 @@ import { removeContainerState, removeImageViews } from './image-volumes.ts'
 export async function removeContainer(deps: ContainerDeps, ctx: Ctx, container: Pick<Container, 'id'>): Promise<void> {
   const { id } = container
   const [record] = await Promise.all([deps.containerd.containers.get(ctx, id), deps.teardown.destroy(ctx, id)])
+  if (record !== undefined) await removeCutOff(deps, ctx, record)
   await deps.io.closeLog(id)
   deps.stdin.release(id)
   await Promise.all([

@@ -1,5 +1,4 @@
 import { nowNanoseconds } from '../containerd/timestamp.ts'
-import { pause } from '../concurrency/deadline.ts'
 import { join } from '../concurrency/join.ts'
 import type { Operation } from '../concurrency/operation.ts'
 import { labelledMounts } from '../containerd/mount-label.ts'
@@ -10,13 +9,11 @@ import { parseOciSpec } from '../oci-spec/json.ts'
 import { hostIds } from '../oci-spec/user-namespace.ts'
 import type { Container, ContainerStatus, Sandbox } from '../state/records.ts'
 import { encodeStatus, writeJsonPage } from '../state/status-file.ts'
+import { forgetCutOff, whenCleanedUp } from './cut-off-start.ts'
 import type { ContainerDeps } from './deps.ts'
 import { fifoPaths, makeFifos } from './fifos.ts'
 import { saveEnd, saveStatus, statusPath } from './status.ts'
 import { mappingsOf, readIdmapped, usernsOf } from './user-namespace.ts'
-
-/** containerd gives itself twice five seconds for undoing a start whose client is gone. */
-const containerdCleanUpMs = 15_000
 
 /** Why and with which exit code a container could not be started, as `kubectl describe pod` shows it. */
 export function startFailure(message: string): Pick<ContainerStatus, 'reason' | 'exitCode' | 'message'> {
@@ -93,6 +90,7 @@ async function run(deps: ContainerDeps, ctx: Ctx, operation: Operation, containe
   const pid = await operation.step('create task', async () => (mappings === undefined ? createTask(mounts)
     : deps.host.withIdmapped({ rootfs: mounts, volumes: await readIdmapped(layout, id), dir: layout.containerIdmapDir(id), userns: usernsOf(pod) }, createTask)))
   deps.stdin.made(id)
+  await forgetCutOff(layout, id)
   // The cgroup is asked for while the process is sure to be there. Written down at once: a restart of this service knows by it that the
   // process may have run, and whether it was killed for lack of memory.
   const cgroups = await operation.step('find cgroup', () => deps.host.cgroupPathsOf(pid))
@@ -112,29 +110,6 @@ async function rootfsMounts({ containerd }: ContainerDeps, ctx: Ctx, { id, metad
   if (metadata.processLabel === '') return mounts
   const record = await containerd.containers.get(ctx, id)
   return labelledMounts(mounts, record === undefined || record.spec === null ? '' : parseOciSpec(record.spec.value).linux?.mountLabel ?? '')
-}
-
-/**
- * Whether a start fails because an earlier one of the container is being undone: containerd's directory for the task is still there, or goes away
- * under the new shim; runc or crun still has the container.
- */
-export function meetsLeftOver(message: string): boolean {
-  return /mkdir \S+: file exists|getwd: no such file or directory|container (?:with given ID|`\S+`) already exists/.test(message)
-}
-
-/**
- * A start that an earlier process of this service was killed in is undone by containerd in its own time, and its directory is in the way until
- * then. There is no event for that. containerd 2 may give that up and leave what the OCI runtime has of it: it removes that when the next one fails.
- */
-async function whenCleanedUp(ctx: Ctx, create: () => Promise<number>): Promise<number> {
-  for (const end = performance.now() + containerdCleanUpMs; ;) {
-    try {
-      return await create()
-    } catch (error) {
-      if (performance.now() > end || !meetsLeftOver(messageOf(error))) throw error
-      await pause(100, ctx.signal)
-    }
-  }
 }
 
 async function failed(deps: ContainerDeps, ctx: Ctx, operation: Operation, container: Container, error: unknown): Promise<void> {

@@ -103,6 +103,22 @@ describe('cri-shim is killed and started again', { skip }, () => {
     await node.nothingLeft()
   })
 
+  it('a container whose start was cut off leaves nothing when it is removed instead of started again', async () => {
+    const pod = node.pod('cut-off')
+    const podId = await node.runPod(pod)
+    const id = await node.create(podId, pod, script('cut-off', 'exec sleep 1000'))
+    const start = node.cri.runtime.StartContainer({ container_id: id }).then(() => 'done', () => 'cut off')
+    // The task is being made, or will be in a moment.
+    const io = join(node.dir, 'shim-state', 'containers', id, 'io')
+    while ((await readdir(io).catch(() => [])).length === 0);
+    await node.restart('SIGKILL')
+    assert.equal(await start, 'cut off')
+    assert.equal((await node.inState(id, CONTAINER_CREATED)).started_at, '0')
+    await node.removePod(podId)
+    await node.nothingLeft()
+    assert.match(await readFile(node.shim.logFile, 'utf8'), new RegExp(`"container":"${id}","msg":"the start of this container was cut off`))
+  })
+
   it('a container with stdin waits on for input', async () => {
     const pod = node.pod('stdin')
     const podId = await node.runPod(pod)
