@@ -202,7 +202,7 @@ export class ContainerdClient {
       return new CriError(Code.UNAVAILABLE, `containerd ${name} (${about}): ${error.details}`, { reason: 'Locked', cause: error })
     }
     if (error.code === grpc.status.UNAVAILABLE && !isAnswer(error)) {
-      return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${error.details}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
+      return new CriError(Code.UNAVAILABLE, `containerd does not answer on ${this.address} (${name}, ${about}): ${withoutEmptyNote(error.details)}; is it running?`, { reason: 'ContainerdUnavailable', cause: error })
     }
     if (error.code === grpc.status.DEADLINE_EXCEEDED && timeoutMs !== undefined) {
       return new CriError(Code.DEADLINE_EXCEEDED, `containerd ${name} (${about}) gave no answer within ${timeoutMs / 1000} s`, { reason: 'ContainerdTimeout', cause: error })
@@ -228,6 +228,11 @@ export class ContainerdClient {
     this.#bulk.close()
     this.#uploads.close()
   }
+}
+
+/** grpc-js ends such a message in the note of a name's resolution, also when there is none. */
+function withoutEmptyNote(details: string): string {
+  return details.replace(/\.? Resolution note: *$/, '')
 }
 
 /** Why a call was given up, with what it was about unless that is for the client to know. */
