@@ -2,7 +2,7 @@ import type { StopPodSandboxRequest, StopPodSandboxResponse } from '../generated
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
 import { stopContainer } from '../container/stop-container.ts'
-import { stopSandbox } from '../sandbox/stop-sandbox.ts'
+import { markNotReady, stopSandbox } from '../sandbox/stop-sandbox.ts'
 import type { Sandbox } from '../state/records.ts'
 import { containersOf } from './container-message.ts'
 import type { RuntimeServiceDeps } from './deps.ts'
@@ -22,10 +22,16 @@ export async function stopPodSandbox(deps: Deps, ctx: Ctx, request: StopPodSandb
 
 /** The same for a caller that holds the sandbox's mutex. */
 export async function stopHeld(deps: Deps, ctx: Ctx, sandbox: Sandbox): Promise<void> {
-  const own = containersOf(deps.containers, sandbox.id)
-  const results = await Promise.allSettled([
-    ...own.map((container) => stopContainer(deps.container, ctx, container, 0)),
-    stopSandbox(deps.sandbox, ctx, sandbox),
-  ])
-  for (const result of results) if (result.status === 'rejected') throw result.reason
+  const stopContainers = (): Promise<void>[] => containersOf(deps.containers, sandbox.id).map((container) => stopContainer(deps.container, ctx, container, 0))
+  if (sandbox.byPlugin === true) {
+    // containerd 2 ends the shim of such a pod with the task of its pause process, if no other task is left then, and with no other.
+    markNotReady(deps.sandbox, sandbox.id)
+    await allOf(stopContainers())
+    await stopSandbox(deps.sandbox, ctx, sandbox)
+  } else await allOf([...stopContainers(), stopSandbox(deps.sandbox, ctx, sandbox)])
+}
+
+/** Each goes on when another one fails. */
+async function allOf(works: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(works)) if (result.status === 'rejected') throw result.reason
 }

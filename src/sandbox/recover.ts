@@ -2,7 +2,9 @@ import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import type { Ctx } from '../observability/context.ts'
+import { parseOciSpec } from '../oci-spec/json.ts'
 import { decodeSandboxMetadata, type SandboxMetadata } from '../state/metadata.ts'
+import { pluginDirs } from '../state/plugin-files.ts'
 import type { Sandbox } from '../state/records.ts'
 import { namesIn } from '../state/status-file.ts'
 import type { SandboxDeps } from './deps.ts'
@@ -17,8 +19,12 @@ export function sandboxFromRecord(record: ContainerRecord, task: TaskProcess | u
   const running = task !== undefined && task.state !== 'stopped'
   return {
     id: record.id, metadata, createdAt: toNanoseconds(record.created_at), state: running ? 'ready' : 'notready', pid: running ? task.pid : 0,
-    networkDown: networkDown || usesHostNetwork(metadata.config),
+    networkDown: networkDown || usesHostNetwork(metadata.config), byPlugin: isByPlugin(record),
   }
+}
+
+function isByPlugin({ id, spec }: ContainerRecord): boolean {
+  return spec !== null && pluginDirs(parseOciSpec(spec.value).mounts ?? [], id).length > 0
 }
 
 function readMetadata(record: ContainerRecord): SandboxMetadata {

@@ -14,11 +14,16 @@ import { removePluginImageMounts } from './plugin-image-mounts.ts'
  */
 export async function stopSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Sandbox): Promise<void> {
   const { id, metadata } = sandbox
-  deps.sandboxes.update(id, (now) => (now.state === 'notready' ? now : { ...now, state: 'notready' }))
+  markNotReady(deps, id)
   // Neither is stopped by the failure of the other: a deletion that is cut off is worse than one that is made in vain.
   const results = await Promise.allSettled([endPause(deps, ctx, id), endNetwork(deps, ctx, sandbox.networkDown, metadata)])
   for (const result of results) if (result.status === 'rejected') throw result.reason
   await deps.host.unmount(deps.layout.sandboxShm(id))
+}
+
+/** No container is made or started in it from then on. */
+export function markNotReady(deps: Pick<SandboxDeps, 'sandboxes'>, id: string): void {
+  deps.sandboxes.update(id, (now) => (now.state === 'notready' ? now : { ...now, state: 'notready' }))
 }
 
 async function endPause(deps: SandboxDeps, ctx: Ctx, id: string): Promise<void> {

@@ -15,6 +15,8 @@ export interface Sandbox {
   readonly pid: number
   /** Whether the network (CNI, namespace) has been torn down already. */
   readonly networkDown: boolean
+  /** containerd's own CRI plugin made it. Default: false. */
+  readonly byPlugin?: boolean
 }
 
 export type ContainerState = 'created' | 'running' | 'exited' | 'unknown'
