@@ -7,6 +7,7 @@ import { basicAuthorization, type Credential, fingerprint, passwordForm, withPro
 import { readDetail } from './error-detail.ts'
 import { failureOfError, HostFailure, retryAfter, safeText } from './failures.ts'
 import { hostName } from './host-url.ts'
+import { keepNewest } from './newest.ts'
 import type { RegistryHost } from './registry-host.ts'
 import { secretsInHeaders, secretsInQuery, secretsOf } from './secrets.ts'
 import type { Transport } from './transport.ts'
@@ -109,7 +110,7 @@ export class Authorizer {
     const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(tokenTimeoutMs)])
     const challenges = parseChallenges(response.headersDistinct['www-authenticate'] ?? [])
     const started = this.#obtain(challenges, { ...scope, signal }).then((token) => {
-      keep(this.#tokens, key, token)
+      keepNewest(this.#tokens, key, token, maxTokens)
       return token
     }).finally(() => this.#asking.delete(key))
     this.#asking.set(key, started)
@@ -156,7 +157,7 @@ export class Authorizer {
     const key = `${realm.origin}${realm.pathname} ${fingerprint(scope.credential)}`
     const exchange = async (token: string): Promise<Token> => {
       const got = await this.#post(realm, new URLSearchParams({ ...form, client_id: 'cri-shim', grant_type: 'refresh_token', refresh_token: token }).toString(), scope, [token])
-      if (got.refreshToken !== undefined && got.refreshToken !== token) keep(this.#refreshTokens, key, got.refreshToken)
+      if (got.refreshToken !== undefined && got.refreshToken !== token) keepNewest(this.#refreshTokens, key, got.refreshToken, maxTokens)
       return got
     }
     const newer = this.#refreshTokens.get(key)
@@ -188,8 +189,10 @@ export class Authorizer {
 
   async #readToken(response: IncomingMessage, realm: URL, scope: AuthScope, secrets: readonly string[] = []): Promise<Token> {
     const status = response.statusCode ?? 0
-    const sent = [...secrets, ...secretsOf(scope.credential), ...secretsInHeaders(scope.host.headers), ...secretsInQuery(realm)]
-    if (status < 200 || status > 299) throw refused(response, realm, scope, await readDetail(response, this.#idleTimeoutMs, sent))
+    if (status < 200 || status > 299) {
+      const sent = [...secrets, ...secretsOf(scope.credential), ...secretsInHeaders(scope.host.headers), ...secretsInQuery(realm)]
+      throw refused(response, realm, scope, await readDetail(response, this.#idleTimeoutMs, sent))
+    }
     let body: unknown
     try {
       body = JSON.parse((await readBody(response, maxAnswerBytes, this.#idleTimeoutMs)).toString('utf8'))
@@ -208,13 +211,6 @@ export class Authorizer {
       ...(typeof refresh === 'string' && refresh !== '' && refresh.length <= maxTokenLength ? { refreshToken: refresh } : {}),
     }
   }
-}
-
-function keep<T>(tokens: Map<string, T>, key: string, token: T): void {
-  tokens.delete(key)
-  tokens.set(key, token)
-  const oldest = tokens.keys().next().value
-  if (tokens.size > maxTokens && oldest !== undefined) tokens.delete(oldest)
 }
 
 /** What a 401 means after its challenge was met. */

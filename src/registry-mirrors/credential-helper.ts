@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { errnoOf, messageOf } from '../errors/cri-error.ts'
 import { safeText } from './failures.ts'
+import { keepNewest } from './newest.ts'
 
 /** What a helper knows of a server; undefined: nothing. */
 export interface HelperCredential {
@@ -68,10 +69,7 @@ export class CredentialHelpers {
     if (kept !== undefined && kept.untilMs > performance.now()) return kept.answer
     const answer = this.#run(this.program(helper), server)
     const entry: Kept = { answer, untilMs: Number.POSITIVE_INFINITY }
-    this.#kept.delete(key)
-    this.#kept.set(key, entry)
-    const oldest = this.#kept.keys().next().value
-    if (this.#kept.size > maxKept && oldest !== undefined) this.#kept.delete(oldest)
+    keepNewest(this.#kept, key, entry, maxKept)
     answer.then((found) => { entry.untilMs = performance.now() + (found === undefined ? keepFailureMs : keepMs) }, () => { entry.untilMs = performance.now() + keepFailureMs })
     return answer
   }

@@ -1,5 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 import { errnoOf } from '../errors/cri-error.ts'
+import { keepNewest } from './newest.ts'
 
 interface Entry<T> {
   readonly version: string
@@ -37,9 +38,7 @@ export class FileCache<T> {
     }
     this.#entries.delete(path)
     const value = this.#make(bytes, path)
-    this.#entries.set(path, { version, value })
-    const oldest = this.#entries.keys().next().value
-    if (this.#entries.size > this.#maxEntries && oldest !== undefined) this.#entries.delete(oldest)
+    keepNewest(this.#entries, path, { version, value }, this.#maxEntries)
     return value
   }
 }

@@ -1,4 +1,5 @@
 import { HostFailure } from './failures.ts'
+import { keepNewest } from './newest.ts'
 import type { RegistryHost } from './registry-host.ts'
 
 /**
@@ -241,14 +242,11 @@ export class HostHealth {
   #entry(host: RegistryHost): Entry {
     const key = JSON.stringify([host.protocol, host.host, host.tls, host.dialTimeoutMs])
     const known = this.#entries.get(key)
-    // The longest unused is forgotten first.
-    this.#entries.delete(key)
     const entry = known ?? {
       host, failures: 0, breaks: 0, openings: 0, openUntil: undefined, openAbout: undefined, heldUntil: 0, probing: new Set(), slow: new Map(), answeredAt: undefined, deliveredAt: undefined, lastFailure: undefined, waiting: new Set(),
     }
-    this.#entries.set(key, entry)
-    const oldest = this.#entries.keys().next().value
-    if (this.#entries.size > maxEntries && oldest !== undefined) this.#entries.delete(oldest)
+    // The longest unused is forgotten first.
+    keepNewest(this.#entries, key, entry, maxEntries)
     return entry
   }
 }

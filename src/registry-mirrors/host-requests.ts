@@ -36,7 +36,7 @@ export interface Answered {
   /** What the answer says if it is a refusal, with what the registry wrote about it. */
   readonly refusal: (detail: string) => HostFailure
   /** What was sent, or is known to whoever answered, and must not be seen. */
-  readonly secrets: readonly string[]
+  readonly secrets: () => readonly string[]
 }
 
 export interface HostRequestsDeps {
@@ -69,7 +69,7 @@ export class HostRequests {
     const { response, refusal, secrets } = await this.answer(host, asking, question)
     const status = response.statusCode ?? 0
     if (status === 200 || status === 206) return response
-    const detail = await readDetail(response, this.#stallTimeoutMs, secrets)
+    const detail = await readDetail(response, this.#stallTimeoutMs, secrets())
     asking.signal.throwIfAborted()
     throw refusal(detail)
   }
@@ -83,7 +83,7 @@ export class HostRequests {
     if (!host.ownRegistry) url.searchParams.set('ns', ref.registry)
     const answered = ({ response, redirected, url: from, authorization: sent }: Answer): Answered => ({
       response,
-      secrets: [...secretsOf(credential), ...secretsInAuthorization(sent), ...secretsInAuthorization(authorization), ...secretsInHeaders(this.#headers), ...secretsInHeaders(host.headers), ...(redirected ? secretsInQuery(from) : [])],
+      secrets: () => [...secretsOf(credential), ...secretsInAuthorization(sent), ...secretsInAuthorization(authorization), ...secretsInHeaders(this.#headers), ...secretsInHeaders(host.headers), ...(redirected ? secretsInQuery(from) : [])],
       refusal: (detail) => {
         const failure = failureOfStatus(response.statusCode ?? 0, detail, response.headers)
         if (redirected) return atTarget(from, failure)

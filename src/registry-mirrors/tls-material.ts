@@ -4,6 +4,7 @@ import { errnoOf, messageOf } from '../errors/cri-error.ts'
 import { AuthorityDirectories } from './authority-directories.ts'
 import { HostFailure } from './failures.ts'
 import { FileCache } from './file-cache.ts'
+import { keepNewest } from './newest.ts'
 import type { HostTls } from './registry-host.ts'
 import { authorityProblem, clientProblem, goodAuthorities } from './tls-file-problems.ts'
 
@@ -51,9 +52,7 @@ export class TlsLoader {
     const problem = problemOf(tls.caFiles, pairs, { ca, cert, key })
     if (problem !== undefined) throw new HostFailure('config', problem)
     const material = { id, skipVerify: tls.skipVerify, secureContext: makeContext({ tls, pairs, ca: [...(system.length === 0 ? getCACertificates('bundled') : system), ...ca.map(goodAuthorities)], cert, key }) }
-    this.#contexts.set(id, material)
-    const oldest = this.#contexts.keys().next().value
-    if (this.#contexts.size > maxContexts && oldest !== undefined) this.#contexts.delete(oldest)
+    keepNewest(this.#contexts, id, material, maxContexts)
     return material
   }
 

@@ -7,6 +7,7 @@ import { type ConnectLead, dispatch, type Seen, StaleConnection } from './dispat
 import { failureOfError, HostFailure, safeText } from './failures.ts'
 import { HostNames } from './host-names.ts'
 import { isLoopback, portOf } from './host-url.ts'
+import { keepNewest } from './newest.ts'
 import { proxyFor, proxyName, proxyProblem } from './proxy.ts'
 import { type Headers, type HostTls, type RegistryHost, requestHeaders } from './registry-host.ts'
 import { SocketReads } from './socket-reads.ts'
@@ -124,7 +125,8 @@ export class Transport {
     } catch (error) {
       request.signal.throwIfAborted()
       if (url.protocol === 'https:' && host.protocol === 'https-or-http' && own && speaksNoTls(error, host)) {
-        this.#rememberPlain(host.host)
+        // Names of this machine are as many as images may have.
+        keepNewest(this.#plain, host.host, performance.now() + rememberPlainMs, maxPlain)
         url.protocol = 'http:'
         request.log.debug({ registryHost: host.host }, 'the registry does not speak TLS: using plain HTTP')
         return this.#sendOnce(host, url, own, request)
@@ -138,14 +140,6 @@ export class Transport {
   #throughProxy(failure: HostFailure, url: URL, seen: Seen): HostFailure {
     const proxy = seen.connected === true || failure.kind !== 'unreachable' ? undefined : proxyFor(url, this.#options.env)
     return proxy === undefined ? failure : failure.with(`by the HTTP proxy ${safeText(proxyName(proxy), 80)}: ${failure.message}`)
-  }
-
-  /** Names of this machine are as many as images may have. */
-  #rememberPlain(host: string): void {
-    this.#plain.delete(host)
-    this.#plain.set(host, performance.now() + rememberPlainMs)
-    const oldest = this.#plain.keys().next().value
-    if (this.#plain.size > maxPlain && oldest !== undefined) this.#plain.delete(oldest)
   }
 
   /** A kept connection may have been closed by the other side just now: that says nothing about the host, so ask again. */
