@@ -5,6 +5,7 @@ import { editDistance } from './edit-distance.ts'
 import { type Key, PLUGIN_IDS, V1_PLUGIN_ID } from './keys.ts'
 import { LEGACY_DEFAULT_RUNTIME, LEGACY_UNTRUSTED_RUNTIME, type Layout, type LayoutNode, dottedKey, guessKey, sectionLayout, tableHeader } from './layout.ts'
 import { type OwnPulls, collectOwnPulls } from './own-pulls.ts'
+import { isTable, valueAt } from './toml-tree.ts'
 import { type Value, parseValue } from './values.ts'
 
 /** The tables of containerd 1.x that stood for a runtime, and the runtime's name. */
@@ -236,22 +237,16 @@ function checkForeignId(file: ConfigFile, id: string, table: TomlValue, diagnost
 function findNested(table: TomlTable, path: readonly string[]): readonly string[] | undefined {
   for (const id of Object.values(PLUGIN_IDS)) {
     const parts = id.split('.').slice(1)
-    const found = parts.reduce<TomlValue | undefined>((value, part) => (value !== undefined && isTable(value) ? value[part] : undefined), table)
-    if (found !== undefined && isTable(found)) return [...path, ...parts]
+    if (isTable(valueAt(table, ...parts))) return [...path, ...parts]
   }
   return undefined
 }
 
 /** containerd's socket: grpc.address, or its own plugin section since version 4. Empty means not set. */
 function collectGrpcAddress(file: ConfigFile, collected: Collected): void {
-  const plugins = file.tree['plugins']
-  const candidates: [readonly string[], TomlValue | undefined][] = [
-    [['grpc'], file.tree['grpc']],
-    [['plugins', 'io.containerd.server.v1.grpc'], plugins !== undefined && isTable(plugins) ? plugins['io.containerd.server.v1.grpc'] : undefined],
-  ]
-  for (const [path, table] of candidates) {
-    const value = table !== undefined && isTable(table) ? table['address'] : undefined
-    if (typeof value === 'string' && value !== '') collected.grpcAddress = { value, origin: originOf(file, [...path, 'address']) }
+  for (const path of [['grpc', 'address'], ['plugins', 'io.containerd.server.v1.grpc', 'address']]) {
+    const value = valueAt(file.tree, ...path)
+    if (typeof value === 'string' && value !== '') collected.grpcAddress = { value, origin: originOf(file, path) }
   }
 }
 
@@ -261,17 +256,11 @@ const tasksServicePlugin = 'io.containerd.service.v1.tasks-service'
 
 /** What pods' resources need of containerd's own part of the file. Empty means not set. */
 function collectTasksService(file: ConfigFile, collected: Collected): void {
-  const plugins = file.tree['plugins']
-  const table = plugins !== undefined && isTable(plugins) ? plugins[tasksServicePlugin] : undefined
-  if (table === undefined || !isTable(table)) return
   for (const name of ['blockio_config_file', 'rdt_config_file'] as const) {
-    const value = table[name]
-    if (typeof value === 'string' && value !== '') collected.tasksService.set(name, { value, origin: originOf(file, ['plugins', tasksServicePlugin, name]) })
+    const path = ['plugins', tasksServicePlugin, name]
+    const value = valueAt(file.tree, ...path)
+    if (typeof value === 'string' && value !== '') collected.tasksService.set(name, { value, origin: originOf(file, path) })
   }
-}
-
-export function isTable(value: TomlValue): value is TomlTable {
-  return typeof value === 'object' && !Array.isArray(value) && !(value instanceof Date)
 }
 
 type Reporter = Pick<Diagnostics, 'error' | 'warning'>

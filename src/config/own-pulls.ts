@@ -1,6 +1,6 @@
-import type { TomlTable, TomlValue } from 'smol-toml'
 import { type ConfigFile, originOf } from './config-files.ts'
 import type { Origin } from './diagnostics.ts'
+import { isTable, valueAt } from './toml-tree.ts'
 
 /** What containerd 2.1 and later are told about their own pulls outside the CRI plugin's sections, for what cri-shim pulls in their place. */
 export interface OwnPulls {
@@ -16,23 +16,15 @@ const transferPlugin = 'io.containerd.transfer.v1.local'
 export function collectOwnPulls(file: ConfigFile, pulls: OwnPulls): void {
   // The CRI plugin of 1.x has nothing to do with the transfer plugin.
   if ((file.version ?? 1) < 3) return
-  const downloads = at(file.tree, 'plugins', transferPlugin, 'max_concurrent_downloads')
+  const downloads = valueAt(file.tree, 'plugins', transferPlugin, 'max_concurrent_downloads')
   if (typeof downloads === 'number' && Number.isInteger(downloads) && downloads >= 0) {
     pulls.maxConcurrentDownloads = { value: downloads, origin: originOf(file, ['plugins', transferPlugin, 'max_concurrent_downloads']) }
   }
-  const proxies = at(file.tree, 'proxy_plugins')
+  const proxies = valueAt(file.tree, 'proxy_plugins')
   for (const name of isTable(proxies) ? Object.keys(proxies) : []) {
     const path = [name, 'exports', 'enable_remote_snapshot_annotations']
-    const value = at(proxies, ...path)
+    const value = valueAt(proxies, ...path)
     if (value === 'true') pulls.annotated.set(name, originOf(file, ['proxy_plugins', ...path]))
     else if (value !== undefined) pulls.annotated.delete(name)
   }
-}
-
-function at(tree: TomlValue | undefined, ...path: readonly string[]): TomlValue | undefined {
-  return path.reduce<TomlValue | undefined>((value, name) => (isTable(value) ? value[name] : undefined), tree)
-}
-
-function isTable(value: TomlValue | undefined): value is TomlTable {
-  return typeof value === 'object' && !Array.isArray(value) && !(value instanceof Date)
 }
