@@ -18,3 +18,8 @@ export async function join<T extends readonly unknown[]>(signal: AbortSignal, br
   if (failure !== undefined) throw failure.error
   return results as unknown as T
 }
+
+/** Waits for all of them: none is stopped by the failure of another. Throws the first failure in their order. */
+export async function allOf(works: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(works)) if (result.status === 'rejected') throw result.reason
+}

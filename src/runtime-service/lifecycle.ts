@@ -290,10 +290,11 @@ export class Lifecycle {
     if (known === undefined) {
       // One that RunPodSandbox makes at this moment is not ours to judge.
       if (deps.sandboxNames.holds(record.id)) return
-      const netns = sandboxFromRecord(record, task, false).metadata.netnsPath
+      const sandbox = sandboxFromRecord(record, task)
+      const netns = sandbox.metadata.netnsPath
       // Without the namespace (a reboot, somebody unmounted it) there may still be addresses to give back.
       const networkDown = netns !== '' && !running && !await this.#options.netnsExists(netns) && !(await this.#options.attachedToNetworks()).has(record.id)
-      this.#adopt(ctx, sandboxFromRecord(record, task, networkDown))
+      this.#adopt(ctx, { ...sandbox, networkDown: networkDown || sandbox.networkDown })
     } else if (known.state === 'ready' && !running) deps.sandboxes.update(record.id, (now) => ({ ...now, state: 'notready', pid: 0 }))
     if (!running && task !== undefined) await deps.sandbox.teardown.destroy(ctx, record.id)
   }

@@ -1,3 +1,4 @@
+import { allOf } from '../concurrency/join.ts'
 import type { StopPodSandboxRequest, StopPodSandboxResponse } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
 import type { Ctx } from '../observability/context.ts'
@@ -29,9 +30,4 @@ export async function stopHeld(deps: Deps, ctx: Ctx, sandbox: Sandbox): Promise<
     await allOf(stopContainers())
     await stopSandbox(deps.sandbox, ctx, sandbox)
   } else await allOf([...stopContainers(), stopSandbox(deps.sandbox, ctx, sandbox)])
-}
-
-/** Each goes on when another one fails. */
-async function allOf(works: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(works)) if (result.status === 'rejected') throw result.reason
 }

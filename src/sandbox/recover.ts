@@ -2,29 +2,23 @@ import type { ContainerRecord } from '../containerd/containers.ts'
 import type { TaskProcess } from '../containerd/tasks.ts'
 import { toNanoseconds } from '../containerd/timestamp.ts'
 import type { Ctx } from '../observability/context.ts'
-import { parseOciSpec } from '../oci-spec/json.ts'
 import { decodeSandboxMetadata, type SandboxMetadata } from '../state/metadata.ts'
-import { pluginDirs } from '../state/plugin-files.ts'
 import type { Sandbox } from '../state/records.ts'
 import { namesIn } from '../state/status-file.ts'
 import type { SandboxDeps } from './deps.ts'
 import { usesHostNetwork } from './files.ts'
 import { readIntent } from './making.ts'
-import { removeSandbox, takeNetworkDown } from './stop-sandbox.ts'
+import { pluginDirsOf, removeSandbox, takeNetworkDown } from './stop-sandbox.ts'
 
 /** The sandbox in containerd's record as it is now; its metadata unreadable is an error that names the container. */
-export function sandboxFromRecord(record: ContainerRecord, task: TaskProcess | undefined, networkDown: boolean): Sandbox {
+export function sandboxFromRecord(record: ContainerRecord, task: TaskProcess | undefined): Sandbox {
   const metadata = readMetadata(record)
   // A shim that does not say (`unknown`) is not one that has ended.
   const running = task !== undefined && task.state !== 'stopped'
   return {
     id: record.id, metadata, createdAt: toNanoseconds(record.created_at), state: running ? 'ready' : 'notready', pid: running ? task.pid : 0,
-    networkDown: networkDown || usesHostNetwork(metadata.config), byPlugin: isByPlugin(record),
+    networkDown: usesHostNetwork(metadata.config), byPlugin: pluginDirsOf(record).length > 0,
   }
-}
-
-function isByPlugin({ id, spec }: ContainerRecord): boolean {
-  return spec !== null && pluginDirs(parseOciSpec(spec.value).mounts ?? [], id).length > 0
 }
 
 function readMetadata(record: ContainerRecord): SandboxMetadata {

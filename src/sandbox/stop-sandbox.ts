@@ -1,4 +1,6 @@
 import { join } from 'node:path'
+import { allOf } from '../concurrency/join.ts'
+import type { ContainerRecord } from '../containerd/containers.ts'
 import type { Ctx } from '../observability/context.ts'
 import { parseOciSpec } from '../oci-spec/json.ts'
 import { pluginDirs } from '../state/plugin-files.ts'
@@ -16,8 +18,7 @@ export async function stopSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Sandbox)
   const { id, metadata } = sandbox
   markNotReady(deps, id)
   // Neither is stopped by the failure of the other: a deletion that is cut off is worse than one that is made in vain.
-  const results = await Promise.allSettled([endPause(deps, ctx, id), endNetwork(deps, ctx, sandbox.networkDown, metadata)])
-  for (const result of results) if (result.status === 'rejected') throw result.reason
+  await allOf([endPause(deps, ctx, id), endNetwork(deps, ctx, sandbox.networkDown, metadata)])
   await deps.host.unmount(deps.layout.sandboxShm(id))
 }
 
@@ -56,8 +57,7 @@ export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<S
     deps.host.removeTree(deps.layout.sandboxStateDir(id)),
   ])
   // What containerd's own CRI plugin kept of it, if that made it.
-  const mounts = record === undefined || record.spec === null ? [] : parseOciSpec(record.spec.value).mounts ?? []
-  const dirs = pluginDirs(mounts, id)
+  const dirs = record === undefined ? [] : pluginDirsOf(record)
   if (dirs.length > 0) await removePluginImageMounts(deps, ctx, id)
   for (const dir of dirs) {
     await deps.host.unmount(join(dir, 'sandboxes', id, 'shm'))
@@ -65,4 +65,9 @@ export async function removeSandbox(deps: SandboxDeps, ctx: Ctx, sandbox: Pick<S
   }
   await deps.containerd.containers.delete(ctx, id)
   await deps.host.removeTree(deps.layout.sandboxDir(id))
+}
+
+/** Where containerd's own CRI plugin keeps files of the sandbox in this record; empty when it did not make it. */
+export function pluginDirsOf({ id, spec }: ContainerRecord): string[] {
+  return spec === null ? [] : pluginDirs(parseOciSpec(spec.value).mounts ?? [], id)
 }
