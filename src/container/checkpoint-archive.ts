@@ -1,6 +1,7 @@
 import { constants } from 'node:fs'
 import { copyFile, type FileHandle, lstat, mkdir, open, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import type { ContainerRecord } from '../containerd/containers.ts'
 import { errnoOf, failedPrecondition, invalidArgument } from '../errors/cri-error.ts'
 import type { ContainerStatus as CriContainerStatus } from '../generated/cri.ts'
 import type { Init } from '../generated/int64.ts'
@@ -10,22 +11,11 @@ import { stringifyOciJson } from '../oci-spec/json.ts'
 import { toGoJson } from '../state/go-json.ts'
 import type { Container } from '../state/records.ts'
 
-/** What whoever reads the archive wants to know of the container. */
-export interface CheckpointFacts {
-  readonly status: Init<CriContainerStatus>
-  /** As the container's request named it. */
-  readonly image: string
-  readonly imageRef: string
-  /** The shim's name. */
-  readonly runtime: string
-  /** Nanoseconds since 1970. */
-  readonly createdAt: bigint
-}
-
-export interface CheckpointContents extends CheckpointFacts {
+export interface CheckpointContents {
   readonly container: Container
-  /** The OCI spec, JSON. */
-  readonly spec: Buffer
+  readonly record: ContainerRecord
+  /** As CRI gives it. */
+  readonly status: Init<CriContainerStatus>
   /** What the container changed, as a layer. */
   readonly rootfsDiff: AsyncIterable<Buffer>
 }
@@ -89,19 +79,20 @@ export class CheckpointArchive implements AsyncDisposable {
     }
   }
 
-  async #describe({ container, status, image, imageRef, runtime, createdAt, spec }: CheckpointContents): Promise<void> {
+  async #describe({ container, record, status }: CheckpointContents): Promise<void> {
+    const { status: now, metadata: { name, config: { image: asked }, imageRef, logPath } } = container
+    const image = asked?.user_specified_image || asked?.image || imageRef
     const config = {
-      id: container.id, name: container.metadata.name, rootfsImage: image, rootfsImageRef: imageRef, rootfsImageName: image, runtime,
-      createdTime: new Date(Number(createdAt / 1_000_000n)).toISOString(), checkpointedTime: new Date().toISOString(), restoredTime: '0001-01-01T00:00:00Z', restored: false,
+      id: container.id, name, rootfsImage: image, rootfsImageRef: imageRef, rootfsImageName: image, runtime: record.runtime?.name ?? '',
+      createdTime: new Date(Number(now.createdAt / 1_000_000n)).toISOString(), checkpointedTime: new Date().toISOString(), restoredTime: '0001-01-01T00:00:00Z', restored: false,
     }
-    const { status: now } = container
     const known = { CreatedAt: now.createdAt, StartedAt: now.startedAt, FinishedAt: now.finishedAt, ExitCode: now.exitCode, Pid: now.pid, Reason: now.reason, Message: now.message }
     await this.#write('config.dump', JSON.stringify(config))
-    await this.#write('spec.dump', spec)
+    await this.#write('spec.dump', record.spec?.value ?? '{}')
     await this.#write('status.dump', stringifyOciJson(toGoJson('runtime.v1.ContainerStatus', status) as object))
     await this.#write('status', stringifyOciJson(known))
-    if (container.metadata.logPath === '') return
-    await copyFile(container.metadata.logPath, join(this.#contents, 'container.log'), constants.COPYFILE_EXCL).catch((error: unknown) => {
+    if (logPath === '') return
+    await copyFile(logPath, join(this.#contents, 'container.log'), constants.COPYFILE_EXCL).catch((error: unknown) => {
       if (errnoOf(error) !== 'ENOENT') throw error
     })
   }

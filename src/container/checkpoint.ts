@@ -7,13 +7,15 @@ import type { ContainerRecord } from '../containerd/containers.ts'
 import { isRuncType, runcCheckpointOptions } from '../containerd/runtime-options.ts'
 import { CriError, errnoOf, failedPrecondition, notFound, unavailable } from '../errors/cri-error.ts'
 import type { Descriptor } from '../generated/containerd.ts'
+import type { ContainerStatus } from '../generated/cri.ts'
+import type { Init } from '../generated/int64.ts'
 import { fromNodeError } from '../linux/errno.ts'
 import { pathExists } from '../linux/path-exists.ts'
 import type { Background } from '../observability/background.ts'
 import { type Ctx, withSignal } from '../observability/context.ts'
 import type { Container } from '../state/records.ts'
 import { namesIn, readJson, writeJson } from '../state/status-file.ts'
-import { CheckpointArchive, type CheckpointFacts } from './checkpoint-archive.ts'
+import { CheckpointArchive } from './checkpoint-archive.ts'
 import { criuComplaint } from './criu-log.ts'
 import type { ContainerDeps } from './deps.ts'
 
@@ -30,7 +32,8 @@ export interface CheckpointRequest {
   readonly handler: string
   /** For the processes: the shim ends the dump then. A caller that only leaves does not end it, containerd does not tell the shim of that. */
   readonly dumpTimeoutMs: number
-  readonly facts: Omit<CheckpointFacts, 'runtime' | 'createdAt'>
+  /** As CRI gives it. */
+  readonly status: Init<ContainerStatus>
 }
 
 /** Of what the container changed, on a slow disk. */
@@ -64,12 +67,10 @@ export async function checkpointContainer(deps: CheckpointDeps, ctx: Ctx, operat
     await writeJson(join(dir, 'note.json'), { partial })
     await using archive = await CheckpointArchive.open(request.location, { partial, contents: join(dir, 'contents') })
     const layer = await frozenIn(deps, ctx, { operation, container, record, archive, timeoutMs: request.dumpTimeoutMs })
-    await operation.step('write archive', () => archive.finish(ctx, {
-      ...request.facts, runtime: record.runtime?.name ?? '', createdAt: container.status.createdAt, spec: record.spec?.value ?? Buffer.from('{}'), container,
-      rootfsDiff: deps.containerd.content.stream(ctx, layer.digest),
-    }))
+    await operation.step('write archive', () => archive.finish(ctx, { container, record, status: request.status, rootfsDiff: deps.containerd.content.stream(ctx, layer.digest) }))
   } finally {
-    await operation.step('clear away', () => takeBack(deps, withSignal(deps.serviceCtx, AbortSignal.timeout(takeBackMs)), id)).catch((error: unknown) => {
+    // Also when the service stops: its container must not stay frozen until the next start.
+    await operation.step('clear away', () => takeBack(deps, withSignal(deps.serviceCtx, new AbortController().signal), id)).catch((error: unknown) => {
       ctx.log.error({ err: error, container: id }, 'a checkpoint cannot be cleared away yet, and its container may be frozen: it is tried again')
       deps.background.run('clear away a checkpoint', takeBackInTime(deps, id))
     })
@@ -128,7 +129,8 @@ async function refusal(error: unknown, id: string, workDir: string): Promise<Cri
 }
 
 /** Takes back whatever a checkpoint made, except its archive: the container goes on, and nothing is left. Idempotent. */
-async function takeBack(deps: Pick<CheckpointDeps, 'containerd' | 'host' | 'layout'>, ctx: Ctx, id: string): Promise<void> {
+async function takeBack(deps: Pick<CheckpointDeps, 'containerd' | 'host' | 'layout'>, unbounded: Ctx, id: string): Promise<void> {
+  const ctx = withSignal(unbounded, AbortSignal.any([unbounded.signal, AbortSignal.timeout(takeBackMs)]))
   const { containers, tasks, snapshots, leases } = deps.containerd
   const dir = deps.layout.containerCheckpointDir(id)
   const task = await tasks.get(ctx, id)
@@ -148,7 +150,7 @@ async function takeBackInTime(deps: Omit<CheckpointDeps, 'runtime'>, id: string)
   const { serviceCtx } = deps
   for (let delayMs = 250; !serviceCtx.signal.aborted; delayMs = Math.min(2 * delayMs, longestRetryMs)) {
     try {
-      await takeBack(deps, withSignal(serviceCtx, AbortSignal.any([serviceCtx.signal, AbortSignal.timeout(takeBackMs)])), id)
+      await takeBack(deps, serviceCtx, id)
       return
     } catch (error) {
       serviceCtx.log.warn({ err: error, container: id, retryInMs: delayMs }, 'cannot clear away a checkpoint, and its container may be frozen')
@@ -164,7 +166,7 @@ export async function recoverCheckpoints(deps: Omit<CheckpointDeps, 'runtime'>):
     if (!await pathExists(layout.containerCheckpointDir(id))) continue
     serviceCtx.log.info({ container: id }, 'taking back a checkpoint that was cut off half-way')
     try {
-      await takeBack(deps, withSignal(serviceCtx, AbortSignal.any([serviceCtx.signal, AbortSignal.timeout(takeBackMs)])), id)
+      await takeBack(deps, serviceCtx, id)
     } catch {
       background.run('clear away a checkpoint', takeBackInTime(deps, id))
     }

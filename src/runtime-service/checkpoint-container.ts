@@ -35,11 +35,8 @@ export async function checkpointContainer(deps: CheckpointContainerDeps, ctx: Ct
       const { state } = container.status
       if (container.removing) throw failedPrecondition(`container ${id} is being removed`, { reason: 'WrongState' })
       if (state !== 'running') throw failedPrecondition(`container ${id} is ${state}: only a running container can be checkpointed`, { reason: 'WrongState' })
-      const { config, imageRef, sandboxId } = container.metadata
-      await checkpoint(deps.checkpoint, bounded, operation, container, {
-        location, dumpTimeoutMs: timeoutMs, handler: deps.sandboxes.get(sandboxId)?.metadata.runtimeHandler ?? '',
-        facts: { status: containerStatusMessage(container, deps.images), image: config.image?.user_specified_image || config.image?.image || imageRef, imageRef },
-      })
+      const handler = deps.sandboxes.get(container.metadata.sandboxId)?.metadata.runtimeHandler ?? ''
+      await checkpoint(deps.checkpoint, bounded, operation, container, { location, handler, dumpTimeoutMs: timeoutMs, status: containerStatusMessage(container, deps.images) })
     }, bounded.signal)
   } catch (error) {
     if (timeout.aborted && !ctx.signal.aborted) throw deadlineExceeded(`the checkpoint of container ${id} took longer than ${timeoutMs / 1000} s (step: ${operation.failedStep}); the container goes on`, { reason: 'Timeout', cause: error })
